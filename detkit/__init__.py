@@ -1,0 +1,1 @@
+"""detkit: train, run and prove object detectors."""

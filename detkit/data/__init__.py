@@ -1,0 +1,1 @@
+"""Labelled data: readers for the formats people have, all giving one `Dataset`."""
