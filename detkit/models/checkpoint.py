@@ -1,0 +1,81 @@
+"""Weights to and from `.safetensors`, with the model card in the file's metadata; never a pickle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from detkit.errors import WeightsError
+from detkit.models.build import build
+from detkit.models.yolo import Yolo
+from detkit.weights import CARD_KEY, ModelCard, read_card
+
+TRAINING_PREFIX = "train."  # tensors that only training needs (optimiser state); an ordinary model skips them
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a `.safetensors` file whole or not at all: to a temporary name beside `path`, then renamed."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_bytes(save(contiguous, metadata=dict(metadata)))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a `.safetensors` file.
+
+    Raises:
+        WeightsError: the file is missing, truncated or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot be read: {error}", file=path, expected="a .safetensors file") from error
+
+
+def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
+    """Write a network and its card."""
+    save_tensors(path, model.state_dict(), {CARD_KEY: card.to_json()})
+
+
+def load_model(path: Path) -> tuple[Yolo, ModelCard]:
+    """The network a `.safetensors` file holds, in evaluation mode, and its card.
+
+    Raises:
+        WeightsError: unreadable file, no card, or tensors that do not fit the card's architecture.
+    """
+    card = read_card(path)
+    model = build(card)
+    load_state(model, path)
+    return model.eval(), card
+
+
+def load_state(model: nn.Module, path: Path, *, prefix_dropped: str | None = None) -> None:
+    """Copy a file's tensors into a network; with `prefix_dropped`, those whose names start so stay as they are.
+
+    Raises:
+        WeightsError: names or shapes differ; the first difference is named.
+    """
+    tensors, _ = load_tensors(path)
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_PREFIX)}
+    own = model.state_dict()
+    if prefix_dropped is not None:
+        tensors = {n: own[n] if n.startswith(prefix_dropped) else t for n, t in tensors.items()}
+    for name in own.keys() ^ tensors.keys():
+        problem = "lacks the tensor" if name in own else "holds an unknown tensor"
+        raise WeightsError(f"{problem} {name}", file=path, expected="the tensors its card's architecture needs")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise WeightsError(
+                f"tensor {name} has another shape", file=path, found=tuple(tensor.shape), expected=tuple(own[name].shape)
+            )
+    model.load_state_dict(tensors)

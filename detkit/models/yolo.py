@@ -1,0 +1,178 @@
+"""YOLO with anchors: network, loss and decoding on one page (Redmon 2018; anchors by shape ratio, CIoU box loss)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from detkit.detections import Detections
+from detkit.models.assign import Matches, Targets, assign_by_shape
+from detkit.models.backbones import STRIDES, build_backbone
+from detkit.models.losses import ciou_pairs
+from detkit.models.neck import ConvBlock, Pyramid
+
+_LEVEL_WEIGHTS = (4.0, 1.0, 0.4)  # objectness: a fine grid has 16 times the cells, nearly all of them empty
+_PRIOR = 0.01  # objectness and class scores at the start
+
+
+@dataclass(frozen=True, slots=True)
+class YoloSettings:
+    """Architecture and loss weights.
+
+    backbone: a name of `backbones.backbone_names()`. pretrained: start it from ImageNet weights (None: where there are
+    some for it).
+    width: channels of the feature pyramid. anchors_per_scale: A.
+    max_shape_ratio: an anchor fits a box when no side differs by more than this factor.
+    *_gain: weights of the three loss parts.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    pretrained: bool | None = None
+    width: int = 96
+    anchors_per_scale: int = 3
+    max_shape_ratio: float = 4.0
+    box_gain: float = 1.5
+    objectness_gain: float = 5.0
+    class_gain: float = 0.3
+
+
+class Raw(NamedTuple):
+    """Network output before decoding: per level [B, A, H, W, 5 + K], as tx, ty, tw, th, objectness, classes."""
+
+    levels: tuple[Tensor, ...]
+
+
+class Yolo(nn.Module):
+    """Backbone, feature pyramid and one anchor head per stride."""
+
+    strides = STRIDES
+
+    def __init__(self, settings: YoloSettings, class_names: Sequence[str], anchors_wh_px: Sequence[object]) -> None:
+        super().__init__()
+        self.settings, self.class_names = settings, tuple(class_names)
+        anchors = torch.tensor(anchors_wh_px, dtype=torch.float32)  # [L, A, 2]
+        self.register_buffer("anchors_wh", anchors, persistent=False)
+        self.backbone = build_backbone(settings.backbone, pretrained=bool(settings.pretrained))
+        self.neck = Pyramid(self.backbone.channels, settings.width)
+        self.heads = nn.ModuleList(_Head(settings.width, anchors.shape[1], len(self.class_names)) for _ in STRIDES)
+
+    def forward(self, images: Tensor) -> Raw:
+        """Raw output for uint8 RGB canvases [B, H, W, 3]; H and W are multiples of 32."""
+        maps = self.neck(self.backbone(images))
+        return Raw(tuple(head(x) for head, x in zip(self.heads, maps, strict=True)))
+
+    def decode(self, raw: Raw) -> tuple[Tensor, Tensor, None]:
+        """Boxes [B, N, 4] xyxy in canvas pixels and scores [B, N, K] = objectness x class; no points."""
+        boxes, scores = [], []
+        for level, stride, anchors in zip(raw.levels, self.strides, self.anchors_wh, strict=True):
+            level = level.float()  # [B, A, H, W, 5 + K]
+            boxes.append(_decode_boxes(level[..., :4], _grid_xy(level), anchors[:, None, None], stride).flatten(1, 3))
+            scores.append((level[..., 4:5].sigmoid() * level[..., 5:].sigmoid()).flatten(1, 3))
+        return torch.cat(boxes, 1), torch.cat(scores, 1), None
+
+    def loss(self, raw: Raw, truths: Sequence[Detections]) -> dict[str, Tensor]:
+        """Weighted loss parts "box", "objectness" and "class"; their sum is what is minimised.
+
+        Args:
+            raw: output for B canvases.
+            truths: B labelled canvases; crowd boxes silence the objectness inside them and train nothing else.
+        """
+        targets = stack_targets(truths, raw.levels[0].device)
+        grids_hw = [(level.shape[2], level.shape[3]) for level in raw.levels]
+        matches = assign_by_shape(targets, grids_hw, self.strides, self.anchors_wh, self.settings.max_shape_ratio)
+        total = max(1, sum(len(m.target) for m in matches))
+        box = objectness = classes = raw.levels[0].new_zeros((), dtype=torch.float32)
+        for i, (level, match) in enumerate(zip(raw.levels, matches, strict=True)):
+            level = level.float()
+            picked = level[match.image, match.anchor, match.row, match.column]  # [T, 5 + K]
+            cell_xy = torch.stack([match.column, match.row], 1).float()
+            predicted = _decode_boxes(picked[:, :4], cell_xy, self.anchors_wh[i][match.anchor], self.strides[i])
+            ciou, iou = ciou_pairs(predicted, targets.boxes_xyxy[match.target])
+            one_hot = F.one_hot(targets.labels[match.target], len(self.class_names)).float()
+            box = box + (1 - ciou).sum() / total
+            classes = classes + F.binary_cross_entropy_with_logits(picked[:, 5:], one_hot, reduction="sum") / total
+            objectness = objectness + _LEVEL_WEIGHTS[i] * self._objectness(level, match, iou, targets, i)
+        gains = self.settings
+        return {
+            "box": gains.box_gain * box,
+            "objectness": gains.objectness_gain * objectness,
+            "class": gains.class_gain * classes,
+        }
+
+    def _objectness(self, level: Tensor, match: Matches, iou: Tensor, targets: Targets, index: int) -> Tensor:
+        """Mean objectness loss of one level: the target is the IoU reached, 0 in empty cells, none in crowds."""
+        wanted = torch.zeros_like(level[..., 4])  # [B, A, H, W]
+        wanted[match.image, match.anchor, match.row, match.column] = iou.detach().clamp(0, 1)
+        counted = ~_inside_crowd(level, targets, self.strides[index])
+        counted[match.image, match.anchor, match.row, match.column] = True
+        each = F.binary_cross_entropy_with_logits(level[..., 4], wanted, reduction="none")
+        return (each * counted).sum() / counted.sum().clamp(min=1)
+
+
+class _Head(nn.Module):
+    """One level's predictions; classes and boxes have a convolution each before the last layer."""
+
+    def __init__(self, width: int, anchor_count: int, class_count: int) -> None:
+        super().__init__()
+        self.anchor_count, self.class_count = anchor_count, class_count
+        self.class_conv, self.box_conv = ConvBlock(width, width), ConvBlock(width, width)
+        self.to_class = nn.Conv2d(width, anchor_count * class_count, 1)
+        self.to_box = nn.Conv2d(width, anchor_count * 5, 1)
+        prior = -math.log((1 - _PRIOR) / _PRIOR)
+        nn.init.constant_(self.to_class.bias, prior)  # type: ignore[arg-type]
+        nn.init.zeros_(self.to_box.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.to_box.bias.view(anchor_count, 5)[:, 4] = prior  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        box = self.to_box(self.box_conv(x)).view(batch, self.anchor_count, 5, height, width)
+        classes = self.to_class(self.class_conv(x)).view(batch, self.anchor_count, self.class_count, height, width)
+        return torch.cat([box, classes], 2).permute(0, 1, 3, 4, 2)  # [B, A, H, W, 5 + K]
+
+
+def _decode_boxes(offsets: Tensor, cell_xy: Tensor, anchors_wh: Tensor, stride: int) -> Tensor:
+    """xyxy in pixels of (tx, ty, tw, th): the centre reaches half a cell beyond its own, a side up to 4 anchors."""
+    reach = offsets.sigmoid() * 2
+    centre_xy = (reach[..., :2] - 0.5 + cell_xy) * stride
+    half_wh = reach[..., 2:] ** 2 * anchors_wh / 2
+    return torch.cat([centre_xy - half_wh, centre_xy + half_wh], -1)
+
+
+def _grid_xy(level: Tensor) -> Tensor:
+    """Column and row of every cell of [B, A, H, W, ...] as [H, W, 2]."""
+    rows = torch.arange(level.shape[2], device=level.device, dtype=torch.float32)
+    columns = torch.arange(level.shape[3], device=level.device, dtype=torch.float32)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([x, y], -1)
+
+
+def _inside_crowd(level: Tensor, targets: Targets, stride: int) -> Tensor:
+    """Bool [B, A, H, W]: the cell's centre lies in a crowd box of its image."""
+    inside = torch.zeros_like(level[..., 4], dtype=torch.bool)
+    centre_xy = (_grid_xy(level) + 0.5) * stride  # [H, W, 2]
+    for row in torch.nonzero(targets.crowd).flatten().tolist():
+        x1, y1, x2, y2 = targets.boxes_xyxy[row].unbind()
+        covered = (centre_xy[..., 0] > x1) & (centre_xy[..., 0] < x2) & (centre_xy[..., 1] > y1)
+        inside[targets.image_index[row]] |= covered & (centre_xy[..., 1] < y2)
+    return inside
+
+
+def stack_targets(truths: Sequence[Detections], device: torch.device | str = "cpu") -> Targets:
+    """One table of the labelled boxes of B canvases."""
+    counts = [len(truth) for truth in truths]
+    index = np.repeat(np.arange(len(truths)), counts)
+    crowd = [np.zeros(len(t), bool) if t.crowd is None else t.crowd for t in truths]
+    columns = index, _join([t.labels for t in truths]), _join([t.boxes_xyxy for t in truths]), _join(crowd)
+    return Targets(*(torch.from_numpy(np.ascontiguousarray(c)).to(device) for c in columns))
+
+
+def _join(columns: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(columns) if columns else np.zeros(0)
