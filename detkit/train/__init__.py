@@ -1,0 +1,1 @@
+"""Training: augmentation, the loader, the optimiser and the loop."""

@@ -1,0 +1,89 @@
+"""Before the first step: anchors for the data, what the grid will lose, and the model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.boxes import xyxy_to_cxcywh
+from detkit.data.dataset import Dataset
+from detkit.errors import DataError
+from detkit.models.anchors import AnchorFit, Collisions, anchor_fit, count_collisions, kmeans_anchors
+from detkit.models.build import architecture
+from detkit.models.yolo import STRIDES
+from detkit.train.settings import TrainSettings
+from detkit.weights import ModelCard
+
+LICENCES = {"code": "Apache-2.0", "weights": "unspecified", "data": "unspecified"}
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorPlan:
+    """Anchors per level [L][A] as (width, height) in canvas pixels, how well they fit, and what they cannot tell apart."""
+
+    anchors_wh_px: tuple[tuple[tuple[float, float], ...], ...]
+    fit: AnchorFit
+    collisions: Collisions
+
+
+def plan_anchors(dataset: Dataset, settings: TrainSettings) -> AnchorPlan:
+    """K-means anchors on the boxes of a data set, as they lie on the letterboxed canvas.
+
+    Raises:
+        DataError: there is no box to learn from.
+    """
+    boxes = boxes_on_canvas(dataset, settings.size_px)
+    sizes_wh = np.concatenate([b[:, 2:] for b in boxes]) if boxes else np.zeros((0, 2))
+    if not len(sizes_wh):
+        raise DataError("no labelled box to train on", file=dataset.source, found="0 boxes", expected="at least one")
+    per_level = settings.model.anchors_per_scale
+    anchors = kmeans_anchors(sizes_wh, per_level * len(STRIDES), seed=settings.seed).round(1)
+    levels = np.split(anchors, len(STRIDES))
+    return anchor_report(dataset, levels, settings)
+
+
+def anchor_report(dataset: Dataset, levels: list[NDArray[np.float64]], settings: TrainSettings) -> AnchorPlan:
+    """The figures of given anchors [L][A, 2] on a data set."""
+    boxes = boxes_on_canvas(dataset, settings.size_px)
+    sizes_wh = np.concatenate([b[:, 2:] for b in boxes]) if boxes else np.zeros((0, 2))
+    fit = anchor_fit(sizes_wh, np.concatenate(levels), settings.model.max_shape_ratio)
+    as_tuples = tuple(tuple((float(w), float(h)) for w, h in level) for level in levels)
+    return AnchorPlan(as_tuples, fit, count_collisions(boxes, STRIDES, levels))
+
+
+def boxes_on_canvas(dataset: Dataset, size_px: int) -> list[NDArray[np.float64]]:
+    """Per photo [N, 4] cxcywh in pixels of a letterbox canvas of side `size_px`, without crowd boxes."""
+    boxes = []
+    for sample in dataset:
+        truth = sample.truth
+        kept = truth.boxes_xyxy if truth.crowd is None else truth.boxes_xyxy[~truth.crowd]
+        height, width = truth.size_hw
+        scale = size_px / max(height, width)
+        margin_xy = (np.array([size_px, size_px]) - np.array([width, height]) * scale) / 2
+        placed = kept.astype(np.float64) * scale + np.tile(margin_xy, 2)
+        boxes.append(np.asarray(xyxy_to_cxcywh(placed), np.float64))
+    return boxes
+
+
+def new_card(train: Dataset, plan: AnchorPlan, settings: TrainSettings) -> ModelCard:
+    """The card of a model about to be trained on `train`."""
+    return ModelCard(
+        task="yolo",
+        architecture=architecture(settings.model),
+        class_names=train.class_names,
+        input_hw=(settings.size_px, settings.size_px),
+        anchors_wh_px=plan.anchors_wh_px,
+        training={
+            "data": train.name,
+            "data_sha256": train.content_hash(),
+            "images": len(train),
+            "boxes": train.box_count,
+            "left_out_images": 0,
+            "left_out_boxes": 0,
+            "epochs": settings.epochs,
+            "seed": settings.seed,
+        },
+        licences=LICENCES,
+    )

@@ -1,0 +1,84 @@
+"""The loader: the plan alone decides what comes, not the threads, the cache or where an epoch is taken up again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from detkit.data.dataset import Dataset, Sample  # noqa: E402
+from detkit.detections import Detections  # noqa: E402
+from detkit.errors import DataError  # noqa: E402
+from detkit.images import write_image  # noqa: E402
+from detkit.train.augment import AugmentSettings  # noqa: E402
+from detkit.train.loader import Batch, EpochPlan, PhotoCache, batch_count, batches  # noqa: E402
+
+PLAN = EpochPlan(seed=7, epoch=2, batch_size=4, side_px=64, mosaic=0.5)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    samples = []
+    for number in range(11):
+        size_hw = (40 + number, 90 - 3 * number)
+        write_image(folder / f"{number}.png", rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8))
+        truth = Detections(size_hw, np.array([[5.0, 6, 30, 33]]), np.array([number]))
+        samples.append(Sample(f"{number}.png", folder / f"{number}.png", truth, number + 1))
+    names = tuple(map(str, range(11)))
+    return Dataset("noise", names, tuple(samples), folder, "coco", "train", tuple(range(11)))
+
+
+def _run(dataset: Dataset, plan: EpochPlan, *, workers: int = 2, budget: int = 10**9) -> list[Batch]:
+    return list(batches(PhotoCache(dataset, 96, budget), plan, AugmentSettings(), workers=workers))
+
+
+def _equal(a: list[Batch], b: list[Batch]) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(x[0], y[0]) and x[1] == y[1] for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_same_batches_for_any_number_of_threads_and_any_cache(dataset: Dataset) -> None:
+    one = _run(dataset, PLAN, workers=1)
+    assert _equal(one, _run(dataset, PLAN, workers=5))
+    assert _equal(one, _run(dataset, PLAN, budget=0))
+    assert not _equal(one, _run(dataset, replace(PLAN, epoch=3)))
+    assert not _equal(one, _run(dataset, replace(PLAN, seed=8)))
+
+
+def test_an_epoch_taken_up_in_the_middle_goes_on_as_it_would_have(dataset: Dataset) -> None:
+    assert _equal(_run(dataset, PLAN)[1:], _run(dataset, replace(PLAN, start=1)))
+
+
+def test_an_epoch_shows_each_photo_once_at_most(dataset: Dataset) -> None:
+    plain = _run(dataset, replace(PLAN, mosaic=0.0))
+    assert [images.shape for images, _ in plain] == [(4, 64, 64, 3)] * 2
+    labels = [int(label) for _, truths in plain for truth in truths for label in truth.labels]
+    assert len(labels) == len(set(labels))
+
+
+def test_batch_count_of_small_sets(dataset: Dataset) -> None:
+    assert [batch_count(n, 4) for n in (1, 3, 4, 7, 8)] == [1, 1, 1, 1, 2]
+    small = _run(dataset, replace(PLAN, batch_size=16))
+    assert [len(truths) for _, truths in small] == [11]
+
+
+def test_large_photos_are_shrunk_with_their_boxes(dataset: Dataset) -> None:
+    image, truth = PhotoCache(dataset, 30, 10**9)[0]  # 40 x 90 becomes 13 x 30
+    assert image.shape == (13, 30, 3)
+    assert truth.size_hw == (13, 30)
+    assert truth.boxes_xyxy[0] == pytest.approx([5 / 3, 6 * 13 / 40, 10, 33 * 13 / 40], rel=1e-5)
+
+
+def test_a_broken_photo_stops_the_epoch_and_names_itself(dataset: Dataset, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff")
+    samples = (*dataset.samples[:5], replace(dataset.samples[5], image_path=broken))
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        _run(replace(dataset, samples=samples), replace(PLAN, batch_size=2))
