@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +12,9 @@ from detkit.cli import options, terminal
 from detkit.data import formats
 from detkit.data.dataset import Dataset, check_class_names
 from detkit.detections import Detections
-from detkit.errors import DataError, RunError, UsageError
+from detkit.errors import DataError, UsageError
 from detkit.evaluate.coco import CONF_FLOOR, MAX_DET, CocoResult, Engine, evaluate, results_list
-from detkit.images import read_image
+from detkit.files import replacing
 from detkit.infer.predictor import Predictor
 from detkit.weights import find_weights, read_card
 
@@ -64,7 +63,7 @@ def eval_(
     file = find_weights(weights)
     card = read_card(file)
     dataset = _read(data, split)
-    terminal.say(_recognised(dataset))
+    terminal.say(terminal.describe_dataset(dataset))
     check_class_names(card.class_names, dataset)
     if save_predictions is not None:
         _check_target(save_predictions, dataset)
@@ -92,22 +91,9 @@ def _read(data: Path, split: str | None) -> Dataset:
             raise first from None  # it names the splits there are, or what is wrong with the only one
 
 
-def _recognised(dataset: Dataset) -> str:
-    crowds = sum(int(sample.truth.crowd.sum()) for sample in dataset if sample.truth.crowd is not None)
-    crowd_note = f" ({crowds} crowds)" if crowds else ""
-    return (
-        f"{dataset.source}: {dataset.format.upper()} labels{f', split {dataset.split}' if dataset.split else ''}: "
-        f"{len(dataset)} photos, {dataset.box_count} boxes{crowd_note}, {len(dataset.class_names)} classes"
-    )
-
-
 def _predict(predictor: Predictor, dataset: Dataset, batch: int) -> list[Detections]:
-    starts = range(0, len(dataset), batch)
-    predictions: list[Detections] = []
-    for start in terminal.progress(starts, total=len(starts), title="detecting"):
-        photos = [read_image(sample.image_path) for sample in dataset.samples[start : start + batch]]
-        predictions += predictor.predict_batch(photos)
-    return predictions
+    found = predictor.predict_files([sample.image_path for sample in dataset], batch=batch)
+    return list(terminal.progress(found, total=len(dataset), title="detecting"))
 
 
 def _check_target(target: Path, dataset: Dataset) -> None:
@@ -119,14 +105,8 @@ def _check_target(target: Path, dataset: Dataset) -> None:
 
 
 def _write_json(target: Path, document: Any) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with replacing(target) as partial:
         partial.write_text(json.dumps(document), encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        raise RunError(f"cannot write the predictions: {error.strerror}", file=target) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _print_tables(result: CocoResult) -> None:

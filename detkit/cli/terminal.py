@@ -1,0 +1,132 @@
+"""Everything the command line prints: data on stdout (JSON, tables), talk on stderr (messages, progress)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from detkit.data.dataset import Dataset
+    from detkit.train.fit import EpochReport, FinishReport, Report
+
+Item = TypeVar("Item")
+
+
+def say(message: str) -> None:
+    """Talk to the user: one line on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """Say something the user should know, though the work goes on."""
+    say(f"detkit: warning: {one_line(message)}")
+
+
+def one_line(text: str) -> str:
+    """A text as one printable line: line breaks become spaces, other control characters are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+
+
+def count(number: int, noun: str) -> str:
+    """1 photo, 2 photos."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    print(json.dumps(document, allow_nan=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Print a table on stdout: drawn by rich on a terminal, plain aligned columns in a pipe or a file.
+
+    Args:
+        headers: the columns' names.
+        rows: the cells, as text; formatting numbers is the caller's business.
+        right: the names of the columns to align right (numbers).
+    """
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich_table(headers, cells, right)
+        return
+    widths = [max(len(row[i]) for row in [headers, *cells]) for i in range(len(headers))]
+    for row in [headers, *cells]:
+        columns = zip(headers, row, widths, strict=True)
+        line = "  ".join(c.rjust(width) if name in right else c.ljust(width) for name, c, width in columns)
+        print(line.rstrip())
+
+
+def _print_rich_table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    for name in headers:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[Text(cell) for cell in row])  # Text: a name like [red] is no markup
+    Console().print(table)
+
+
+def progress(items: Iterable[Item], *, total: int | None, title: str) -> Iterator[Item]:
+    """Pass items on, drawing a progress bar on stderr where that is a terminal."""
+    if not sys.stderr.isatty() or total is None or total < 2:
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(items, total=total, description=title)
+
+
+def describe_dataset(dataset: Dataset) -> str:
+    """One line on a data set that was read: where, format, split, how much."""
+    crowds = sum(int(sample.truth.crowd.sum()) for sample in dataset if sample.truth.crowd is not None)
+    crowd_note = f" ({crowds} crowds)" if crowds else ""
+    return (
+        f"{dataset.source}: {dataset.format.upper()} labels{f', split {dataset.split}' if dataset.split else ''}: "
+        f"{len(dataset)} photos, {dataset.box_count} boxes{crowd_note}, {len(dataset.class_names)} classes"
+    )
+
+
+def show_training(reports: Iterator[Report], epochs: int) -> FinishReport:
+    """Draw a training run as it goes, with a bar on a terminal and a line per epoch; gives its last report."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from detkit.train.fit import EpochReport, StepReport
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    finish: FinishReport | None = None
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("starting")
+        for report in reports:
+            if isinstance(report, StepReport):
+                losses = "  ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
+                title = f"epoch {report.epoch + 1}/{epochs}  {losses}  {report.images_per_s:.1f} images/s"
+                total = epochs * report.batch_count
+                done = report.epoch * report.batch_count + report.batch
+                bar.update(task, description=title, completed=done, total=total)
+            elif isinstance(report, EpochReport):
+                bar.console.print(_epoch_line(report, epochs), markup=False, highlight=False)
+                if not bar.console.is_terminal:
+                    bar.console.file.flush()
+            else:
+                finish = report
+    assert finish is not None
+    return finish
+
+
+def _epoch_line(report: EpochReport, epochs: int) -> str:
+    losses = "  ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
+    line = f"epoch {report.epoch:>3}/{epochs}  {losses}  {report.seconds / 60:.1f} min"
+    if report.result is not None:
+        best = "  best" if report.is_best else ""
+        line += f"  val AP {report.result.AP:.3f} AP50 {report.result.AP50:.3f}{best}"
+    return line

@@ -1,0 +1,176 @@
+"""`Predictor`: a photo in, its `Detections` out; what the command line, evaluation and training's validation use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.detections import Detections
+from detkit.engines import Engine, open_engine
+from detkit.errors import UsageError
+from detkit.images import Placement, place, read_image
+from detkit.infer.sources import Frame, Item, Unreadable, find_images, read_frames
+from detkit.nms import nms
+from detkit.weights import find_weights
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which of a network's boxes become detections.
+
+    Args:
+        conf: a box scored below this is dropped.
+        iou: of two boxes of a class that overlap more than this, the better stays.
+        max_det: at most so many detections for a photo, the best.
+        class_agnostic: boxes of different classes suppress each other too.
+        max_candidates: at most so many (box, class) pairs enter non-max suppression, the best.
+    """
+
+    conf: float
+    iou: float
+    max_det: int = 100
+    class_agnostic: bool = False
+    max_candidates: int = 3000
+
+    def __post_init__(self) -> None:
+        for name in ("conf", "iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} of a prediction", found=getattr(self, name), expected="0 to 1")
+        for name in ("max_det", "max_candidates"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} of a prediction", found=getattr(self, name), expected="1 or more")
+
+
+class Predictor:
+    """Finds objects in photos with one model.
+
+    `for frame, detections in Predictor("model.onnx").stream("photos"): ...`
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | Engine | None = None,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        class_agnostic: bool = False,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            weights: a model file, the name of a shipped model, a loaded engine, or None for the default model.
+            conf, iou: thresholds; None takes the model card's.
+            max_det, class_agnostic: see `Selection`, which holds the defaults.
+        Raises:
+            WeightsError, MissingExtraError: the model cannot be used.
+            UsageError: a setting out of its range.
+        """
+        if weights is None or isinstance(weights, str | Path):
+            self.path: Path | None = find_weights(weights)
+            self.engine = open_engine(self.path)
+        else:
+            self.path, self.engine = None, weights
+        self.card = self.engine.card
+        limits = {} if max_det is None else {"max_det": max_det}
+        self.selection = Selection(
+            self.card.thresholds["conf"] if conf is None else conf,
+            self.card.thresholds["iou"] if iou is None else iou,
+            class_agnostic=class_agnostic,
+            **limits,
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in label order."""
+        return self.card.class_names
+
+    def predict(self, image_rgb: NDArray[np.uint8]) -> Detections:
+        """Detections on one photo, uint8 [H, W, 3] RGB, best first, in the photo's pixels."""
+        return self.predict_batch([image_rgb])[0]
+
+    def predict_batch(self, images_rgb: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """Detections on each of several photos of any sizes, run through the network together."""
+        if not images_rgb:
+            return []
+        card = self.card
+        placed = [place(image_rgb, card.input_hw, card.fit, card.pad_value) for image_rgb in images_rgb]
+        outputs = self.engine.run(np.stack([canvas for canvas, _ in placed]))
+        points = outputs.points_xyv if outputs.points_xyv is not None else [None] * len(placed)
+        rows = zip(outputs.boxes_xyxy, outputs.scores, points, placed, strict=True)
+        return [select(boxes, scores, at, self.selection, row_points) for boxes, scores, row_points, (_, at) in rows]
+
+    def predict_files(self, paths: Sequence[Path], *, batch: int = 1) -> Iterator[Detections]:
+        """Detections on each of many image files, in order, `batch` of them at a time through the network.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        for start in range(0, len(paths), batch):
+            yield from self.predict_batch([read_image(path) for path in paths[start : start + batch]])
+
+    def stream(
+        self,
+        source: str | Path | Iterable[str | Path | Item],
+        on_unreadable: Callable[[Unreadable], None] | None = None,
+    ) -> Iterator[tuple[Frame, Detections]]:
+        """Each picture of image files, folders or glob patterns with its detections, as soon as they are known.
+
+        Args:
+            source: one or more of them, or what `find_images` found.
+            on_unreadable: called for an item that cannot be read, then the rest goes on; None raises its DataError.
+        """
+        for frame in read_frames(find_images(source)):
+            if isinstance(frame, Frame):
+                yield frame, self.predict(frame.image_rgb)
+            elif on_unreadable is None:
+                raise frame.error
+            else:
+                on_unreadable(frame)
+
+
+def select(
+    boxes_xyxy: Float32,
+    scores_matrix: Float32,
+    placement: Placement,
+    selection: Selection,
+    points_xyv: Float32 | None = None,
+) -> Detections:
+    """Turn what a network says of one canvas into detections on the photo; a box may win in several classes.
+
+    Args:
+        boxes_xyxy: [N, 4] in canvas pixels.
+        scores_matrix: [N, K] in 0-1.
+        placement: where the photo lies on the canvas.
+        selection: thresholds and limits.
+        points_xyv: [N, P, 3] in canvas pixels, or None.
+    Returns:
+        Detections in the photo's pixels, clipped to it, best first; boxes wholly outside it are gone.
+    """
+    rows, labels = np.nonzero(scores_matrix >= selection.conf)  # NaN is no score
+    scores = scores_matrix[rows, labels]
+    best = _best(scores, selection.max_candidates)
+    best = best[np.isfinite(boxes_xyxy[rows[best]]).all(axis=1)]
+    rows, labels, scores = rows[best], labels[best], scores[best]
+    kept = nms(boxes_xyxy[rows], scores, None if selection.class_agnostic else labels, selection.iou)
+    on_photo_xyxy = placement.to_image(boxes_xyxy[rows[kept]])
+    has_area = (on_photo_xyxy[:, 2] > on_photo_xyxy[:, 0]) & (on_photo_xyxy[:, 3] > on_photo_xyxy[:, 1])
+    chosen = np.flatnonzero(has_area)[: selection.max_det]
+    kept = kept[chosen]
+    points = None if points_xyv is None else placement.points_to_image(points_xyv[rows[kept]])
+    return Detections(placement.image_hw, on_photo_xyxy[chosen], labels[kept], scores[kept], points)
+
+
+def _best(scores: Float32, limit: int) -> NDArray[np.intp]:
+    """Indices of the `limit` highest scores, in their order of appearance; among equals the earlier ones."""
+    if len(scores) <= limit:
+        return np.arange(len(scores))
+    border = np.partition(scores, -limit)[-limit]
+    above, level = np.flatnonzero(scores > border), np.flatnonzero(scores == border)
+    return np.sort(np.concatenate([above, level[: limit - len(above)]]))

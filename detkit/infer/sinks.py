@@ -1,0 +1,95 @@
+"""Where results go: annotated pictures in a folder, and plain records for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from detkit.detections import Detections
+from detkit.draw import draw
+from detkit.errors import DataError, RunError, UsageError
+from detkit.images import write_image
+from detkit.infer.sources import Frame, Item, Unreadable
+
+RECORDS_VERSION = 1
+_WRITTEN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+class PictureFolder:
+    """Writes annotated pictures below one folder, under the names the photos have below theirs."""
+
+    def __init__(self, folder: Path, class_names: Sequence[str], items: Iterable[Item]) -> None:
+        """Settle every picture's name before anything is written.
+
+        Args:
+            folder: made when the first picture is written; pictures of an earlier run are replaced.
+            class_names: names in label order.
+            items: what will be read. Two that would get one name are told apart: a.jpg, a-2.jpg.
+        Raises:
+            UsageError: a picture would replace one of the photos.
+        """
+        self.folder, self._class_names = folder, class_names
+        items = tuple(items)
+        photos = {item.path.resolve() for item in items}
+        taken: set[str] = set()
+        self._targets: dict[str, Path] = {}
+        for item in items:
+            target = folder / _free_name(item.relative, taken)
+            if target.resolve() in photos:
+                raise UsageError("an annotated picture would replace this photo; give another --out", file=target)
+            self._targets[item.name] = target
+
+    def write(self, frame: Frame, detections: Detections) -> Path:
+        """Draw the detections on a copy of the frame, write it, and say where.
+
+        Raises:
+            RunError: the folder cannot be made or the picture not be written.
+        """
+        target = self._targets[frame.name]
+        picture_rgb = draw(frame.image_rgb, detections, self._class_names)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_image(target, picture_rgb)
+        except OSError as error:
+            raise RunError("cannot be written", file=target, found=error.strerror) from error
+        except DataError as error:
+            raise RunError(error.message, file=target, found=error.found) from error
+        return target
+
+
+def record(frame: Frame, detections: Detections, class_names: Sequence[str]) -> dict[str, Any]:
+    """One picture's detections as plain values for JSON: boxes in pixels to 1/1000, scores to 1e-6."""
+    height, width = detections.size_hw
+    scores = [None] * len(detections) if detections.scores is None else detections.scores.tolist()
+    rows = zip(detections.labels.tolist(), scores, detections.boxes_xyxy.tolist(), strict=True)
+    return {
+        "name": frame.name,
+        "width": width,
+        "height": height,
+        "detections": [
+            {
+                "label": label,
+                "class": class_names[label],
+                "score": None if score is None else round(score, 6),
+                "box_xyxy": [round(value, 3) for value in box_xyxy],
+            }
+            for label, score, box_xyxy in rows
+        ],
+    }
+
+
+def error_record(item: Unreadable) -> dict[str, Any]:
+    """What stands in the place of a picture that could not be read."""
+    return {"name": item.name, "error": str(item.error)}
+
+
+def _free_name(relative: Path, taken: set[str]) -> Path:
+    """A name nobody has yet, upper and lower case being the same, of a kind of file we can write."""
+    suffix = relative.suffix if relative.suffix.lower() in _WRITTEN_SUFFIXES else ".jpg"
+    name, count = relative.with_suffix(suffix), 1
+    while str(name).casefold() in taken:
+        count += 1
+        name = relative.with_name(f"{relative.stem}-{count}{suffix}")
+    taken.add(str(name).casefold())
+    return name
