@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_COLUMNS = {  # field -> (dtype, trailing shape; None stands for "any length")
+# field -> (dtype, trailing shape; None stands for "any length")
+_COLUMNS: dict[str, tuple[Any, tuple[int | None, ...]]] = {
     "boxes_xyxy": (np.float32, (4,)),
     "labels": (np.int64, ()),
     "scores": (np.float32, ()),
@@ -50,9 +51,9 @@ class Detections:
             value = getattr(self, name)
             if value is None and name not in ("boxes_xyxy", "labels"):
                 continue
-            column = np.asarray(value, dtype=dtype)
+            column: NDArray[Any] = np.asarray(value, dtype=dtype)
             if column.size == 0 and count == 0 and None not in trailing:
-                column = column.reshape((0, *trailing))
+                column = column.reshape([0, *(length or 0 for length in trailing)])
             shape_fits = column.ndim == 1 + len(trailing) and all(
                 want is None or want == have for want, have in zip(trailing, column.shape[1:], strict=True)
             )
@@ -74,8 +75,9 @@ class Detections:
         rows = [index] if isinstance(index, (int, np.integer)) else index
         if isinstance(rows, list) and not rows:
             rows = np.zeros(0, np.int64)
-        columns = {name: getattr(self, name) for name in _COLUMNS}
-        return Detections(self.size_hw, **{n: None if c is None else c[rows] for n, c in columns.items()})
+        columns: dict[str, Any] = {name: getattr(self, name) for name in _COLUMNS}
+        kept: dict[str, Any] = {name: None if c is None else c[rows] for name, c in columns.items()}
+        return Detections(self.size_hw, **kept)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from detkit.engines import Outputs
 from detkit.engines.onnx import OnnxEngine
 from detkit.engines.torch import TorchEngine
 from detkit.errors import RunError
+from detkit.files import replacing
 from detkit.models.yolo import Yolo
 from detkit.weights import CARD_KEY, ModelCard
 
@@ -53,13 +53,12 @@ def export_onnx(model: Yolo, card: ModelCard, path: Path) -> Proof:
     Returns:
         The differences found on two random canvases.
     Raises:
-        RunError: the export differs by more than 0.1 px or 0.001 in score; no file is left behind.
+        RunError: the export differs by more than 0.1 px or 0.001 in score, or cannot be written; no file is left.
     """
     model = model.eval()
     height, width = card.input_hw
     noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.part.onnx")
-    try:
+    with replacing(path) as partial:
         _trace(model, torch.from_numpy(noise), partial)
         graph = onnx.load(partial)
         onnx.helper.set_model_props(graph, {CARD_KEY: card.to_json()})
@@ -71,9 +70,6 @@ def export_onnx(model: Yolo, card: ModelCard, path: Path) -> Proof:
                 found=f"{proof.box_px:.3g} px and {proof.score:.3g} in score",
                 expected=f"at most {BOX_TOLERANCE_PX} px and {SCORE_TOLERANCE}",
             )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return proof
 
 

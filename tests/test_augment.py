@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from detkit.detections import Detections  # noqa: E402
-from detkit.train.augment import AugmentSettings, augment, flip_left_right, jitter_colours  # noqa: E402
+from detkit.detections import Detections
+from detkit.train.augment import AugmentSettings, augment, flip_left_right, jitter_colours
 
 CALM = AugmentSettings(hue_deg=0, saturation=0, brightness=0, contrast=0)
 STILL = replace(CALM, zoom=(1.0, 1.0), stretch=0, flip=0)

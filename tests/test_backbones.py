@@ -15,10 +15,19 @@ from detkit.images import read_image  # noqa: E402
 from detkit.models.backbones import backbone_names, build_backbone, imagenet_weights_path  # noqa: E402
 
 PHOTOS = Path(__file__).parent / "data" / "photos"
-NAMES = (
-    "efficientnet_lite0 lenet5 alexnet vgg16 resnet18 resnet50 googlenet mobilenet_v1 mobilenet_v2 mobilenet_v3_large "
-    "efficientnet_b0"
-).split()
+NAMES = [
+    "efficientnet_lite0",
+    "lenet5",
+    "alexnet",
+    "vgg16",
+    "resnet18",
+    "resnet50",
+    "googlenet",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+]
 
 
 def test_the_promised_names_are_there() -> None:

@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("torch")
 
-from detkit.data.dataset import Dataset, Sample  # noqa: E402
-from detkit.detections import Detections  # noqa: E402
-from detkit.errors import DataError  # noqa: E402
-from detkit.images import write_image  # noqa: E402
-from detkit.train.augment import AugmentSettings  # noqa: E402
-from detkit.train.loader import Batch, EpochPlan, PhotoCache, batch_count, batches  # noqa: E402
+from detkit.data.dataset import Dataset, Sample
+from detkit.detections import Detections
+from detkit.errors import DataError
+from detkit.images import write_image
+from detkit.train.augment import AugmentSettings
+from detkit.train.loader import Batch, EpochPlan, PhotoCache, batch_count, batches
 
 PLAN = EpochPlan(seed=7, epoch=2, batch_size=4, side_px=64, mosaic=0.5)
 
@@ -39,9 +39,7 @@ def _run(dataset: Dataset, plan: EpochPlan, *, workers: int = 2, budget: int = 1
 
 
 def _equal(a: list[Batch], b: list[Batch]) -> bool:
-    return len(a) == len(b) and all(
-        np.array_equal(x[0], y[0]) and x[1] == y[1] for x, y in zip(a, b, strict=True)
-    )
+    return len(a) == len(b) and all(np.array_equal(x[0], y[0]) and x[1] == y[1] for x, y in zip(a, b, strict=True))
 
 
 def test_same_batches_for_any_number_of_threads_and_any_cache(dataset: Dataset) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -29,7 +31,7 @@ def test_learning_rate_by_hand() -> None:
 
 def test_learning_rate_never_jumps() -> None:
     rates = [learning_rate(step, 500, SETTINGS) for step in range(501)]
-    assert max(abs(b - a) for a, b in zip(rates, rates[1:], strict=False)) <= 0.1 + 1e-9
+    assert max(abs(b - a) for a, b in itertools.pairwise(rates)) <= 0.1 + 1e-9
     assert max(rates) <= 1.0
 
 

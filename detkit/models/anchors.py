@@ -24,7 +24,7 @@ def shape_iou_matrix(a_wh: Floats, b_wh: Floats) -> Floats:
 def shape_ratio_matrix(a_wh: Floats, b_wh: Floats) -> Floats:
     """Largest factor, in either side and either direction, between shapes: [N, 2] and [M, 2] give [N, M] >= 1."""
     ratio = a_wh[:, None] / np.maximum(b_wh[None], 1e-9)  # [N, M, 2]
-    return np.maximum(ratio, 1 / np.maximum(ratio, 1e-9)).max(-1)  # type: ignore[no-any-return]
+    return np.maximum(ratio, 1 / np.maximum(ratio, 1e-9)).max(-1)
 
 
 def kmeans_anchors(boxes_wh: Floats, k: int, *, seed: int = 0, rounds: int = 100) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,9 @@ class Backbone(nn.Module):
     `stages[0]` holds every layer up to stride 4, `stages[1..3]` those at strides 8, 16 and 32. The cuts and the
     channel counts are measured on the layers, not typed in.
     """
+
+    mean_rgb: Tensor
+    std_rgb: Tensor
 
     def __init__(self, layers: list[nn.Module], mean: float | list[float], std: float | list[float]) -> None:
         super().__init__()
@@ -171,7 +175,7 @@ def _lenet5(_: bool) -> Backbone:
     """LeNet-5's three convolutions (LeCun 1998), padded and on RGB, then two more halvings to reach stride 32."""
     widths = (3, 6, 16, 120, 120, 120)
     layers: list[nn.Module] = []
-    for i, (width_in, width_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (width_in, width_out) in enumerate(itertools.pairwise(widths)):
         kernel = 5 if i < 3 else 3
         layers += [
             nn.Conv2d(width_in, width_out, kernel, padding=kernel // 2, bias=False),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from detkit.errors import WeightsError
+from detkit.files import replacing
 from detkit.models.build import build
 from detkit.models.yolo import Yolo
 from detkit.weights import CARD_KEY, ModelCard, read_card
@@ -19,14 +19,10 @@ TRAINING_PREFIX = "train."  # tensors that only training needs (optimiser state)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a `.safetensors` file whole or not at all: to a temporary name beside `path`, then renamed."""
+    """Write a `.safetensors` file whole or not at all; RunError when it cannot be written."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as partial:
         partial.write_bytes(save(contiguous, metadata=dict(metadata)))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -76,6 +72,9 @@ def load_state(model: nn.Module, path: Path, *, prefix_dropped: str | None = Non
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise WeightsError(
-                f"tensor {name} has another shape", file=path, found=tuple(tensor.shape), expected=tuple(own[name].shape)
+                f"tensor {name} has another shape",
+                file=path,
+                found=tuple(tensor.shape),
+                expected=tuple(own[name].shape),
             )
     model.load_state_dict(tensors)

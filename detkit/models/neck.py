@@ -34,7 +34,7 @@ class MixBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C', H, W]."""
         deep = self.deep(x)
-        return self.join(torch.cat([self.straight(x), deep + self.body(deep)], 1))  # type: ignore[no-any-return]
+        return self.join(torch.cat([self.straight(x), deep + self.body(deep)], 1))
 
 
 class Pyramid(nn.Module):

@@ -53,6 +53,7 @@ class Yolo(nn.Module):
     """Backbone, feature pyramid and one anchor head per stride."""
 
     strides = STRIDES
+    anchors_wh: Tensor  # [L, A, 2] in canvas pixels
 
     def __init__(self, settings: YoloSettings, class_names: Sequence[str], anchors_wh_px: Sequence[object]) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from detkit.detections import Detections
 
 Image = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 _PAD_VALUE = 114
 _LUMA_RGB = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
@@ -95,13 +96,15 @@ def _paste(
     high = np.minimum(offset_xy + photo_wh * scale_xy, tile_xy + tile_wh).round().astype(int)
     if (high - low < 1).any():
         return Detections.empty((len(canvas), len(canvas)), scored=False)
-    x1, y1, x2, y2 = *low, *high
+    (x1, y1), (x2, y2) = low, high
     canvas[y1:y2, x1:x2] = _resample(image, (low - offset_xy) / scale_xy, scale_xy, (x2 - x1, y2 - y1))
     boxes = truth.boxes_xyxy * np.tile(scale_xy, 2) + np.tile(offset_xy, 2)
     return _visible(truth, boxes, (x1, y1, x2, y2), (len(canvas), len(canvas)), settings.min_visible)
 
 
-def _resample(image: Image, corner_xy: NDArray[np.float64], scale_xy: NDArray[np.float64], size_wh: tuple[int, int]) -> Image:
+def _resample(
+    image: Image, corner_xy: NDArray[np.float64], scale_xy: NDArray[np.float64], size_wh: tuple[int, int]
+) -> Image:
     """The part of a photo that starts at `corner_xy`, scaled, `size_wh` pixels large; averaged where it shrinks."""
     if scale_xy.min() < 0.6:  # far smaller: average first, or thin things turn to noise
         factor = float(max(scale_xy.min(), 1e-3))
@@ -120,7 +123,7 @@ def _resample(image: Image, corner_xy: NDArray[np.float64], scale_xy: NDArray[np
 
 def _visible(
     truth: Detections,
-    boxes_xyxy: NDArray[np.float64],
+    boxes_xyxy: Floats,
     window_xyxy: tuple[int, int, int, int],
     size_hw: tuple[int, int],
     min_visible: float,
@@ -134,7 +137,7 @@ def _visible(
     crowd = np.zeros(len(truth), bool) if truth.crowd is None else truth.crowd
     hardly = (share < min_visible) | (sides < 3).any(1)
     kept = (sides > 1).all(1)
-    return Detections(size_hw, clipped[kept], truth.labels[kept], crowd=(crowd | hardly)[kept])
+    return Detections(size_hw, clipped[kept].astype(np.float32), truth.labels[kept], crowd=(crowd | hardly)[kept])
 
 
 def _concatenate(parts: Sequence[Detections], size_hw: tuple[int, int]) -> Detections:

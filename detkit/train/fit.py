@@ -22,7 +22,6 @@ from detkit.models.build import build
 from detkit.models.checkpoint import load_state
 from detkit.models.yolo import Yolo
 from detkit.train.loader import EpochPlan, PhotoCache, batch_count, batches
-from detkit.train.plots import write_batch_sheet, write_val_sheet
 from detkit.train.optim import (
     average_weights,
     build_optimizer,
@@ -30,6 +29,7 @@ from detkit.train.optim import (
     learning_rate,
     set_learning_rate,
 )
+from detkit.train.plots import write_batch_sheet, write_val_sheet
 from detkit.train.run_folder import Position, RunFolder
 from detkit.train.settings import TrainSettings
 from detkit.weights import ModelCard, read_card
@@ -103,7 +103,7 @@ class Fit:
             load_state(model, settings.start, prefix_dropped=None if same_classes else "heads.")
         from_pretrained = settings.start is not None or bool(settings.model.pretrained)
         self.stem_frozen = from_pretrained and settings.optim.freeze == "stem"
-        self.model = model.to(self.device, memory_format=torch.channels_last)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
         if self.stem_frozen:
             freeze_stem(self.model.backbone)
         factor = settings.optim.backbone_lr if from_pretrained else 1.0
@@ -156,9 +156,7 @@ class Fit:
         settings, epoch = self.settings, self.position.epoch
         open_share = 1 - settings.augment.close_mosaic
         mosaic = settings.augment.mosaic if epoch < settings.epochs * open_share else 0.0
-        plan = EpochPlan(
-            settings.seed, epoch, settings.batch_size, settings.size_px, mosaic, start=self.position.batch
-        )
+        plan = EpochPlan(settings.seed, epoch, settings.batch_size, settings.size_px, mosaic, start=self.position.batch)
         count = batch_count(len(self.train), settings.batch_size)
         self.model.train()
         if self.stem_frozen:
@@ -222,7 +220,7 @@ class Fit:
         return model.eval()
 
     def _card(self, result: CocoResult | None) -> ModelCard:
-        done = {"epochs_done": self.position.epoch, "minutes": round(self.position.seconds / 60, 1)}
+        done: dict[str, Any] = {"epochs_done": self.position.epoch, "minutes": round(self.position.seconds / 60, 1)}
         if result is not None:
             done |= {"val": self.val.name, "val_images": len(self.val), "metrics": result.figures()}
         return replace(self.card, training=self.card.training | done)

@@ -80,7 +80,7 @@ def batch_count(image_count: int, batch_size: int) -> int:
 def batches(photos: PhotoCache, plan: EpochPlan, settings: AugmentSettings, *, workers: int = 2) -> Iterator[Batch]:
     """Shuffled, augmented batches of one epoch, made ahead by `workers` threads.
 
-    Every canvas draws from a generator seeded by (seed, epoch, position), so order and content depend on the plan alone.
+    Every canvas draws from a generator seeded by (seed, epoch, position), so the plan alone decides.
     """
     order = np.random.default_rng((plan.seed, plan.epoch)).permutation(len(photos))
     positions = [

@@ -31,7 +31,9 @@ class OptimSettings:
     freeze: Literal["none", "stem"] = "stem"
 
 
-def build_optimizer(model: nn.Module, settings: OptimSettings, backbone: nn.Module, factor: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, settings: OptimSettings, backbone: nn.Module, factor: float
+) -> torch.optim.Optimizer:
     """AdamW or SGD; norms and biases are not decayed, the backbone learns at `factor` times the rate."""
     of_backbone = {id(p) for p in backbone.parameters()}
     groups: dict[tuple[bool, bool], list[Tensor]] = {}

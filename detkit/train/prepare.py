@@ -11,8 +11,8 @@ from detkit.boxes import xyxy_to_cxcywh
 from detkit.data.dataset import Dataset
 from detkit.errors import DataError
 from detkit.models.anchors import AnchorFit, Collisions, anchor_fit, count_collisions, kmeans_anchors
+from detkit.models.backbones import STRIDES
 from detkit.models.build import architecture
-from detkit.models.yolo import STRIDES
 from detkit.train.settings import TrainSettings
 from detkit.weights import ModelCard
 
@@ -21,7 +21,7 @@ LICENCES = {"code": "Apache-2.0", "weights": "unspecified", "data": "unspecified
 
 @dataclass(frozen=True, slots=True)
 class AnchorPlan:
-    """Anchors per level [L][A] as (width, height) in canvas pixels, how well they fit, and what they cannot tell apart."""
+    """Anchors per level [L][A] as (width, height) in canvas pixels, how well they fit, what they cannot tell apart."""
 
     anchors_wh_px: tuple[tuple[tuple[float, float], ...], ...]
     fit: AnchorFit

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from detkit.errors import UsageError, WeightsError
 from detkit.export import export_onnx
+from detkit.files import replacing
 from detkit.models.checkpoint import TRAINING_PREFIX, load_tensors, save_model, save_tensors
 from detkit.models.yolo import Yolo
 from detkit.weights import CARD_KEY, ModelCard
@@ -50,9 +50,8 @@ class RunFolder:
 
     def write_text(self, path: Path, text: str) -> None:
         """Write a text file whole or not at all."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one epoch's line to metrics.jsonl."""
@@ -65,7 +64,12 @@ class RunFolder:
         save_model(self.best, model, card)
 
     def save_last(
-        self, model: Yolo, averaged: AveragedModel, optimizer: torch.optim.Optimizer, card: ModelCard, position: Position
+        self,
+        model: Yolo,
+        averaged: AveragedModel,
+        optimizer: torch.optim.Optimizer,
+        card: ModelCard,
+        position: Position,
     ) -> None:
         """Write last.safetensors: the averaged weights as an ordinary model, and what training needs to go on."""
         tensors: dict[str, Tensor] = dict(averaged.module.state_dict())

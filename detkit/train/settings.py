@@ -20,9 +20,10 @@ from detkit.weights import read_card
 class TrainSettings:
     """Settings of one run; `runs/NAME/config.toml` holds them all.
 
-    data: the data set's folder or file. start: a .safetensors model to begin from. epochs: passes over the photos. batch_size: canvases per step. size_px: side of the canvas, a multiple of 32.
-    seed: of everything random. workers: loader threads. precision: "auto" is bf16 where the processor has it.
-    cache_mb: memory for decoded photos. val_every: epochs between two looks at the val split.
+    data: the data set's folder or file. start: a .safetensors model to begin from. epochs: passes over the photos.
+    batch_size: canvases per step. size_px: side of the canvas, a multiple of 32. seed: of everything random.
+    workers: loader threads. precision: "auto" is bf16 where the processor has it. cache_mb: memory for decoded
+    photos. val_every: epochs between two looks at the val split.
     """
 
     data: Path | None = None

@@ -1,0 +1,218 @@
+"""The training loop on small real runs: it learns, resumes bit for bit, and leaves a usable run however it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from detkit.config import load  # noqa: E402
+from detkit.data.dataset import Dataset, Sample  # noqa: E402
+from detkit.detections import Detections  # noqa: E402
+from detkit.engines.onnx import OnnxEngine  # noqa: E402
+from detkit.errors import DataError, RunError, UsageError, WeightsError  # noqa: E402
+from detkit.evaluate.coco import evaluate  # noqa: E402
+from detkit.images import read_image, write_image  # noqa: E402
+from detkit.infer.predictor import Predictor  # noqa: E402
+from detkit.models.checkpoint import load_model, load_tensors  # noqa: E402
+from detkit.models.yolo import YoloSettings  # noqa: E402
+from detkit.train.augment import AugmentSettings  # noqa: E402
+from detkit.train.fit import EpochReport, FinishReport, Fit, StepReport, check_same_data  # noqa: E402
+from detkit.train.optim import OptimSettings  # noqa: E402
+from detkit.train.prepare import new_card, plan_anchors  # noqa: E402
+from detkit.train.run_folder import RunFolder, free_name  # noqa: E402
+from detkit.train.settings import TrainSettings, resolve  # noqa: E402
+
+PHOTO = Path(__file__).parent / "data" / "photos" / "chelsea.jpg"
+COLOURS = {"red": (230, 30, 40), "blue": (30, 60, 230)}
+
+
+def make_shapes(folder: Path, count: int, *, seed: int = 0, side: int = 96) -> Dataset:
+    """Squares and bars of two colours on crops of a real photo; one image has no object."""
+    folder.mkdir(parents=True, exist_ok=True)
+    background, rng = read_image(PHOTO), np.random.default_rng(seed)
+    samples = []
+    for number in range(count):
+        size_hw = (side, side + 32)
+        y, x = rng.integers(0, background.shape[0] - size_hw[0]), rng.integers(0, background.shape[1] - size_hw[1])
+        image = background[y : y + size_hw[0], x : x + size_hw[1]].copy()
+        boxes, labels = [], []
+        for slot in range(0 if number == 3 else int(rng.integers(1, 4))):
+            label = int(rng.integers(2))
+            width, height = (int(v) for v in rng.integers(12, 32, 2))
+            left, top = 4 + slot * 40, int(rng.integers(0, side - height))
+            image[top : top + height, left : left + width] = list(COLOURS.values())[label]
+            boxes.append([left, top, left + width, top + height])
+            labels.append(label)
+        path = folder / f"{number}.png"
+        write_image(path, image)
+        truth = Detections(size_hw, np.array(boxes).reshape(-1, 4), np.array(labels))
+        samples.append(Sample(path.name, path, truth, number + 1))
+    return Dataset("shapes", tuple(COLOURS), tuple(samples), folder, "coco", "train", (1, 2))
+
+
+def tiny_settings(**changes: object) -> TrainSettings:
+    base = TrainSettings(
+        epochs=3,
+        batch_size=4,
+        size_px=96,
+        precision="fp32",
+        model=YoloSettings("lenet5", pretrained=False, width=16, anchors_per_scale=2),
+    )
+    return resolve(replace(base, **changes))  # type: ignore[arg-type]
+
+
+def start(folder: Path, data: Dataset, settings: TrainSettings, *, begin: bool = True) -> Fit:
+    card = new_card(data, plan_anchors(data, settings), settings)
+    fit = Fit(RunFolder(folder), data, data, settings, card)
+    if begin:
+        fit.begin()
+    return fit
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return make_shapes(tmp_path_factory.mktemp("shapes"), 13)
+
+
+def test_twenty_images_are_learnt_by_heart(tmp_path: Path) -> None:
+    data = make_shapes(tmp_path / "photos", 20, side=128)
+    settings = tiny_settings(
+        epochs=30,
+        size_px=160,
+        val_every=30,
+        model=YoloSettings(),
+        augment=AugmentSettings(mosaic=0, zoom=(0.9, 1.1), hue_deg=0),
+        optim=OptimSettings(lr=0.003, warmup_steps=10),
+    )
+    assert settings.model.pretrained  # efficientnet_lite0 from ImageNet
+    *_, finish = start(tmp_path / "run", data, settings).run()
+    assert isinstance(finish, FinishReport)
+    found = list(Predictor(tmp_path / "run" / "best.onnx", conf=0.001).predict_files([s.image_path for s in data]))
+    result = evaluate(data, found)
+    assert result.AP50 > 0.9
+    assert finish.best == pytest.approx(result.AP, abs=0.02)  # what training said is what the exported model does
+
+
+def test_reports_and_run_folder(tmp_path: Path, shapes: Dataset) -> None:
+    settings = tiny_settings(epochs=2)
+    reports = list(start(tmp_path / "run", shapes, settings).run())
+    steps = [r for r in reports if isinstance(r, StepReport)]
+    epochs = [r for r in reports if isinstance(r, EpochReport)]
+    assert [(s.epoch, s.batch) for s in steps] == [(e, b) for e in (0, 1) for b in (1, 2, 3)]
+    assert epochs[0].losses["box"] == pytest.approx(np.mean([s.losses["box"] for s in steps[:3]]), rel=1e-5)
+    assert isinstance(reports[-1], FinishReport)
+    assert reports[-1].complete
+    folder = RunFolder(tmp_path / "run")
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert set(rows[0]["val"]) >= {"AP", "AP50", "AR100"}
+    assert load(TrainSettings, folder.config) == settings
+    assert json.loads(folder.summary.read_text())["complete"] is True
+    for picture in ("first_batch.png", "val.png"):
+        assert read_image(folder.plots / picture).size
+    model, card = load_model(folder.best)
+    assert card.class_names == tuple(COLOURS)
+    assert card.training["images"] == 13
+    assert card == OnnxEngine(folder.best_onnx).card
+    assert load_model(folder.last)[0].class_names == model.class_names
+    assert sorted(p.name for p in folder.path.iterdir()) == sorted(
+        ["best.onnx", "best.safetensors", "config.toml", "last.safetensors", "metrics.jsonl", "plots", "summary.json"]
+    )
+
+
+@pytest.mark.parametrize("stops", [[1], [4], [2, 5, 7]])
+def test_a_run_stopped_and_resumed_ends_bit_for_bit_as_one_left_alone(
+    tmp_path: Path, shapes: Dataset, stops: Sequence[int]
+) -> None:
+    settings = tiny_settings()
+    list(start(tmp_path / "whole", shapes, settings).run())
+    fit = start(tmp_path / "parts", shapes, settings)
+    for stop in stops:
+        *_, finish = fit.run(lambda at=stop, fit=fit: fit.position.step == at)
+        assert isinstance(finish, FinishReport)
+        assert not finish.complete
+        assert OnnxEngine(RunFolder(tmp_path / "parts").best_onnx).card.class_names == tuple(COLOURS)
+        fit = start(tmp_path / "parts", shapes, settings, begin=False)
+        fit.resume()
+        assert fit.position.step == stop
+    list(fit.run())
+    ours, theirs = (load_tensors(tmp_path / name / "last.safetensors")[0] for name in ("parts", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    whole, _parts = (RunFolder(tmp_path / name).best.read_bytes() for name in ("whole", "parts"))
+    assert len(whole) > 0
+    assert (
+        load_tensors(tmp_path / "parts" / "best.safetensors")[0].keys()
+        == load_model(tmp_path / "whole" / "best.safetensors")[0].state_dict().keys()
+    )
+
+
+def test_a_frozen_stem_does_not_move_and_the_rest_does(tmp_path: Path, shapes: Dataset) -> None:
+    settings = tiny_settings(epochs=1, model=YoloSettings(width=16, anchors_per_scale=1))
+    fit = start(tmp_path / "run", shapes, settings)
+    before = {name: t.clone() for name, t in fit.model.state_dict().items()}
+    list(fit.run())
+    for name, tensor in fit.model.state_dict().items():
+        if name.startswith("backbone.stages.0."):
+            assert torch.equal(tensor, before[name]), name
+    moved = [n for n, t in fit.model.state_dict().items() if not torch.equal(t, before[n])]
+    assert any(n.startswith("backbone.stages.1.") for n in moved)
+    assert any(n.startswith("heads.") for n in moved)
+
+
+def test_starting_from_a_model_takes_its_weights(tmp_path: Path, shapes: Dataset) -> None:
+    settings = tiny_settings(epochs=1)
+    list(start(tmp_path / "first", shapes, settings).run())
+    best = tmp_path / "first" / "best.safetensors"
+    again = tiny_settings(start=best, model=YoloSettings())  # the architecture comes from the file
+    assert again.model.backbone == "lenet5"
+    own = load_model(best)[0].state_dict()
+    same = start(tmp_path / "same", shapes, again).model.state_dict()
+    assert all(torch.equal(same[name], own[name]) for name in own)
+    renamed = replace(shapes, class_names=("crimson", "navy"))
+    other = start(tmp_path / "other", renamed, again).model.state_dict()
+    assert torch.equal(other["neck.lateral.0.0.weight"], own["neck.lateral.0.0.weight"])
+    assert not torch.equal(other["heads.0.to_class.weight"], own["heads.0.to_class.weight"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, shapes: Dataset) -> None:
+    fit = start(tmp_path / "run", shapes, tiny_settings())
+    with torch.no_grad():
+        fit.model.heads[0].to_box.bias.fill_(float("nan"))
+    with pytest.raises(RunError, match="epoch 1, batch 1"):
+        list(fit.run())
+
+
+def test_what_is_refused_before_the_first_step(tmp_path: Path, shapes: Dataset) -> None:
+    settings = tiny_settings()
+    fit = start(tmp_path / "run", shapes, settings)
+    with pytest.raises(UsageError, match="--resume"):
+        fit.begin()
+    with pytest.raises(WeightsError):
+        start(tmp_path / "none", shapes, settings, begin=False).resume()
+    swapped = replace(shapes, class_names=("blue", "red"))
+    with pytest.raises(WeightsError, match="another order"):
+        Fit(RunFolder(tmp_path / "x"), shapes, swapped, settings, fit.card)
+    with pytest.raises(DataError, match="labels changed"):
+        check_same_data(fit.card, replace(shapes, samples=shapes.samples[:-1]))
+    check_same_data(fit.card, shapes)
+    empty = replace(shapes, samples=tuple(s for s in shapes.samples if not len(s.truth)))
+    with pytest.raises(DataError, match="no labelled box"):
+        plan_anchors(empty, settings)
+    for wrong in ({"size_px": 100}, {"epochs": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            tiny_settings(**wrong)
+
+
+def test_free_name(tmp_path: Path) -> None:
+    assert free_name(tmp_path / "a") == tmp_path / "a"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a-2").mkdir()
+    assert free_name(tmp_path / "a") == tmp_path / "a-3"
