@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 
 from detkit.data import coco
 from detkit.train.settings import TrainSettings
-from tests.test_fit import make_shapes
+from test_fit import make_shapes
 
 TINY = [
     "--backbone",

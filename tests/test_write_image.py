@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_images import HEIGHT, WIDTH, assert_close, quarters
 
-from detkit.errors import DataError, UsageError
+from detkit.errors import RunError, UsageError
 from detkit.images import read_image, read_size_hw, write_image
 
 
@@ -33,7 +33,7 @@ def test_writing_replaces_the_old_file_or_leaves_it(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", fail)
-    with pytest.raises(DataError, match="No space left"):
+    with pytest.raises(RunError, match="No space left"):
         write_image(path, np.zeros((5, 5, 3), np.uint8))
     assert_close(read_image(path), quarters())
     assert os.listdir(tmp_path) == ["a.png"]
@@ -43,7 +43,7 @@ def test_what_cannot_be_written(tmp_path):
     for name in ("a.xyz", "a", "a.txt"):
         with pytest.raises(UsageError, match=r"expected \.jpg or \.png"):
             write_image(tmp_path / name, quarters())
-    with pytest.raises(DataError, match="missing"):
+    with pytest.raises(RunError, match="missing"):
         write_image(tmp_path / "missing" / "a.png", quarters())
     for wrong in (quarters()[:, :, 0], quarters().astype(np.float32), np.zeros((0, 5, 3), np.uint8)):
         with pytest.raises(ValueError, match="expected uint8"):

@@ -8,7 +8,7 @@ from typing import Any
 
 from detkit.detections import Detections
 from detkit.draw import draw
-from detkit.errors import DataError, RunError, UsageError
+from detkit.errors import RunError, UsageError
 from detkit.images import write_image
 from detkit.infer.sources import Frame, Item, Unreadable
 
@@ -50,11 +50,9 @@ class PictureFolder:
         picture_rgb = draw(frame.image_rgb, detections, self._class_names)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_image(target, picture_rgb)
         except OSError as error:
-            raise RunError("cannot be written", file=target, found=error.strerror) from error
-        except DataError as error:
-            raise RunError(error.message, file=target, found=error.found) from error
+            raise RunError("cannot be made", file=target.parent, found=error.strerror) from error
+        write_image(target, picture_rgb)
         return target
 
 

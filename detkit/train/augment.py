@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from detkit.detections import Detections
+from detkit.opencv import load_cv2
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -106,6 +106,7 @@ def _resample(
     image: Image, corner_xy: NDArray[np.float64], scale_xy: NDArray[np.float64], size_wh: tuple[int, int]
 ) -> Image:
     """The part of a photo that starts at `corner_xy`, scaled, `size_wh` pixels large; averaged where it shrinks."""
+    cv2 = load_cv2()
     if scale_xy.min() < 0.6:  # far smaller: average first, or thin things turn to noise
         factor = float(max(scale_xy.min(), 1e-3))
         size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
@@ -118,7 +119,7 @@ def _resample(
         [[step_x, 0, corner_xy[0] + step_x / 2 - 0.5], [0, step_y, corner_xy[1] + step_y / 2 - 0.5]], np.float64
     )
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(image, matrix, size_wh, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(cv2.warpAffine(image, matrix, size_wh, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
 def _visible(
@@ -171,5 +172,5 @@ def jitter_colours(image: Image, rng: np.random.Generator, settings: AugmentSett
     cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
     hue = np.cos(angle) * np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * np.outer(axis, axis)
     matrix = gain * (saturation * np.eye(3) + (1 - saturation) * grey) @ hue
-    mapped = cv2.transform(np.ascontiguousarray(image), np.column_stack([matrix, np.full(3, pivot)]))
+    mapped = load_cv2().transform(np.ascontiguousarray(image), np.column_stack([matrix, np.full(3, pivot)]))
     return np.asarray(mapped, np.uint8)

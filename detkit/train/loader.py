@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from detkit.data.dataset import Dataset
 from detkit.detections import Detections
 from detkit.images import read_image
+from detkit.opencv import load_cv2
 from detkit.train.augment import AugmentSettings, augment
 
 Image = NDArray[np.uint8]
@@ -53,6 +53,7 @@ def _shrink(image: Image, truth: Detections, max_side_px: int) -> tuple[Image, D
         return image, truth
     height, width = (max(1, round(side * max_side_px / longer)) for side in image.shape[:2])
     factor = np.tile([width / image.shape[1], height / image.shape[0]], 2)
+    cv2 = load_cv2()
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return np.asarray(small, np.uint8), replace(truth, size_hw=(height, width), boxes_xyxy=truth.boxes_xyxy * factor)
 
