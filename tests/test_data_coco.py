@@ -127,6 +127,10 @@ def test_keypoints_need_one_count_for_all_classes_used(root: Path) -> None:
     content["categories"][1]["keypoints"] = ["nose", "tail"]
     content["annotations"][0]["keypoints"] = [5, 6, 2]
     assert "keypoints" in str(refused(root, content))
+    for entry in content["categories"]:
+        entry["keypoints"] = 5
+    saved(root, content)
+    assert coco.read(root, "train").samples[1].truth.points_xyv is None
 
 
 FAULTS = {  # what is changed -> what the message must name
@@ -164,6 +168,8 @@ FAULTS = {  # what is changed -> what the message must name
     'images.1.file_name="c.png"': ["'c.png'", "image id 3", "missing", "images/train"],
     'images.1.file_name="\\u0000"': ["missing"],
     'images.1.file_name="\\ud800"': ["missing"],
+    'images.1.file_name="\\u0000/a.png"': ["missing"],
+    'images.1.file_name="\\ud800/a.png"': ["missing"],
     'images.1.width="40"': ["images[1]", "height and width"],
     "images.1.width=0": ["height and width"],
     "images.1.height=NaN": ["height and width"],
@@ -342,9 +348,25 @@ def test_100_000_annotations_take_under_two_seconds(tmp_path: Path) -> None:
     assert time.process_time() - start < 2
 
 
-HUGE = 10**400
-NUMBERS = st.integers() | st.floats() | st.sampled_from([HUGE, -HUGE])
-ANYTHING = st.recursive(st.none() | st.booleans() | NUMBERS | st.text(max_size=3), st.lists, max_leaves=3)
+ODD = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    10**400,
+    -(10**400),
+    float("nan"),
+    float("inf"),
+    "",
+    "1",
+    "\ud800",
+    [],
+    [[]],
+    {},
+    [1, "x"],
+]
+ANYTHING = st.sampled_from(ODD) | st.integers() | st.floats()
 
 
 def some(*usual: Any) -> st.SearchStrategy[Any]:
