@@ -15,9 +15,10 @@ import pytest
 
 pytest.importorskip("torch")
 
+from test_fit import make_shapes
+
 from detkit.data import coco
 from detkit.train.settings import TrainSettings
-from test_fit import make_shapes
 
 TINY = [
     "--backbone",

@@ -38,7 +38,7 @@ def test_the_manifest_and_the_files_say_the_same() -> None:
     ("photo", "name", "box_xyxy"),
     [
         ("chelsea.jpg", "cat", [20, 0, 451, 300]),
-        ("astronaut.jpg", "person", [20, 5, 470, 512]),
+        ("camera.jpg", "person", [85, 60, 320, 500]),
         ("grace_hopper.jpg", "person", [10, 20, 500, 600]),
     ],
 )

@@ -198,7 +198,7 @@ def test_what_is_refused_before_the_first_step(tmp_path: Path, shapes: Dataset) 
     with pytest.raises(WeightsError):
         start(tmp_path / "none", shapes, settings, begin=False).resume()
     swapped = replace(shapes, class_names=("blue", "red"))
-    with pytest.raises(WeightsError, match="another order"):
+    with pytest.raises(WeightsError, match="the order differs"):
         Fit(RunFolder(tmp_path / "x"), shapes, swapped, settings, fit.card)
     with pytest.raises(DataError, match="labels changed"):
         check_same_data(fit.card, replace(shapes, samples=shapes.samples[:-1]))

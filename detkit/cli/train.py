@@ -111,7 +111,7 @@ def _settings(data: Path | None, weights: str | None, config: Path | None, overr
 
     settings = load(TrainSettings, config, overrides)
     if data is not None:
-        settings = replace(settings, data=data)
+        settings = replace(settings, data=data.absolute())
     if weights is not None:
         settings = replace(settings, start=find_weights(weights, ".safetensors"))
     if settings.data is None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.data import dataset as shared
-from detkit.data.dataset import Dataset, Sample, short, wrong
+from detkit.data.dataset import Dataset, Sample
+from detkit.data.folders import PhotoFinder, by_split, inner_name, new_folder, place_photo
+from detkit.data.label_files import checked_class_names, choose_split, placed, read_bytes, short, split_word, wrong
 from detkit.detections import Detections
 from detkit.errors import DataError
 from detkit.images import read_size_hw
@@ -34,11 +35,7 @@ def splits(path: Path) -> dict[str, Path]:
     for pattern in _PATTERNS:
         files = [file for file in sorted(path.glob(pattern)) if not file.name.startswith(_OTHER_TASKS)]
         if pattern == "*.json":
-            files = [
-                f
-                for f in files
-                if shared.split_word(f.stem) or f.stem in _WHOLE_SETS or f.stem.startswith("instances_")
-            ]
+            files = [f for f in files if split_word(f.stem) or f.stem in _WHOLE_SETS or f.stem.startswith("instances_")]
         if files:
             return _named(files)
     return {}
@@ -49,7 +46,7 @@ def _named(files: Sequence[Path]) -> dict[str, Path]:
     named = {}
     for file in files:
         stem = file.parent.name if file.stem == "_annotations.coco" else file.stem
-        named[shared.split_word(stem) or ("" if file.stem in _WHOLE_SETS else stem.removeprefix("instances_"))] = file
+        named[split_word(stem) or ("" if file.stem in _WHOLE_SETS else stem.removeprefix("instances_"))] = file
     return named if len(named) == len(files) else {file.stem: file for file in files}
 
 
@@ -65,11 +62,11 @@ def read(path: Path, split: str | None = None, *, need_photos: bool = True) -> D
     Raises:
         DataError: no such split, or a label file that cannot be used as a whole.
     """
-    name, file = shared.choose_split(splits(path), split, path)
+    name, file = choose_split(splits(path), split, path)
     document = _load(file)
     categories = _categories(document["categories"], file)
-    names = shared.checked_class_names((category.get("name") for category in categories.values()), file)
-    samples = _photos(document["images"], shared.PhotoFinder(_photo_folders(file, name)), need_photos, file)
+    names = checked_class_names((category.get("name") for category in categories.values()), file)
+    samples = _photos(document["images"], PhotoFinder(_photo_folders(file, name)), need_photos, file)
     samples = list(_labelled(samples, document["annotations"], categories, file))
     home = path.absolute() if path.is_dir() else file.absolute().parent
     home = home.parent if home.name == "annotations" else home
@@ -78,7 +75,7 @@ def read(path: Path, split: str | None = None, *, need_photos: bool = True) -> D
 
 def _load(file: Path) -> dict[str, list[_Entry]]:
     try:
-        document = json.loads(shared.read_bytes(file))
+        document = json.loads(read_bytes(file))
     except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON: {error.msg}", file=file, line=error.lineno) from error
     except (ValueError, RecursionError) as error:  # not UTF-8, endless digits, endless nesting
@@ -116,7 +113,7 @@ def _photo_folders(file: Path, split: str) -> list[Path]:
     return [base / name for base in bases for name in (*inner, "images", "data", ".")]
 
 
-def _photos(entries: list[_Entry], finder: shared.PhotoFinder, need_photos: bool, file: Path) -> list[Sample]:
+def _photos(entries: list[_Entry], finder: PhotoFinder, need_photos: bool, file: Path) -> list[Sample]:
     """The photos as samples that have no labels yet."""
     samples = []
     numbers: set[int] = set()
@@ -182,7 +179,7 @@ def _table(
             seen.add(number)
             rows.append(_row(annotation, photo_of, label_of))
         except DataError as error:
-            raise shared.placed(
+            raise placed(
                 error, f"annotations[{position}] (id {short(annotation.get('id'))}): {error.message}", file
             ) from None
     return np.array(rows, np.float64).reshape(-1, 8)
@@ -260,11 +257,11 @@ def write(datasets: Dataset | Sequence[Dataset], root: Path) -> list[str]:
     Raises:
         UsageError: the folder has content, or the data sets do not fit together.
     """
-    with shared.new_folder(root) as folder:
+    with new_folder(root) as folder:
         (folder / "annotations").mkdir()
-        for split, dataset in shared.by_split(datasets).items():
+        for split, dataset in by_split(datasets).items():
             for sample in dataset:
-                shared.place_photo(sample, folder / "images" / split / shared.inner_name(sample))
+                place_photo(sample, folder / "images" / split / inner_name(sample))
             text = json.dumps(_document(dataset))
             (folder / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
     return []

@@ -1,34 +1,20 @@
-"""`Dataset`: labelled photos and the names of their classes, whatever file format they came from.
-
-Below the types stand the few steps every reader and writer shares: splits, class names, finding photos, new folders.
-"""
+"""`Dataset`: labelled photos and the names of their classes, whatever file format they came from."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import reprlib
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
-from uuid import uuid4
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detkit.detections import Detections
-from detkit.errors import DataError, RunError, UsageError, WeightsError
+from detkit.errors import WeightsError
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 _HASH_STEPS_PER_PX = 64  # so that no coordinate of up to three decimals lies on a rounding border
-_SPLIT_WORD = re.compile(r"(?:^|[_.\- ])(train|training|val|valid|validation|dev|test|testing)(\d*)$", re.IGNORECASE)
-_SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,162 +125,3 @@ def check_class_names(expected: Sequence[str], dataset: Dataset) -> None:
 
 def _listing(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
-def checked_class_names(names: Iterable[object], file: Path) -> tuple[str, ...]:
-    """The class names, stripped; DataError when one is no text, empty or there twice, or when there is none."""
-    checked: dict[str, None] = {}
-    for position, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or any(c < " " or "\ud800" <= c <= "\udfff" for c in name):
-            raise DataError(f"class {position} has no usable name", file=file, found=short(name), expected="text")
-        if name.strip() in checked:
-            raise DataError("two classes have the same name", file=file, found=short(name), expected="distinct names")
-        checked[name.strip()] = None
-    if not checked:
-        raise DataError("no classes", file=file, expected="at least one class name")
-    return tuple(checked)
-
-
-def split_word(stem: str) -> str:
-    """The split a file or folder name ends in ("instances_train2017" -> "train", "valid" -> "val"), else ""."""
-    match = _SPLIT_WORD.search(stem)
-    if match is None:
-        return ""
-    word = match[1].lower()
-    return _SPLIT_NAMES.get(word, word)
-
-
-def choose_split(found: Mapping[str, T], split: str | None, source: Path) -> tuple[str, T]:
-    """The split asked for (None: the only one) and where it lies; DataError lists the splits there are."""
-    listed = ", ".join(name for name in found if name) or ("one set without splits" if found else "none")
-    if split is None and len(found) == 1:
-        return next(iter(found.items()))
-    if split is None:
-        raise DataError("several splits and none was asked for", file=source, found=listed, expected="one of them")
-    if split not in found:
-        raise DataError(f"no split {split!r}", file=source, found=listed, expected=split)
-    return split, found[split]
-
-
-def short(value: object) -> str:
-    """A value as it stands in an error message: one line, bounded in length and depth."""
-    try:
-        return _SHORT.repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits has no text
-        return f"a {type(value).__name__}"
-
-
-def wrong(what: str, file: Path | None, found: object, expected: str, line: int | None = None) -> DataError:
-    """The DataError for one wrong value in a label file."""
-    return DataError(what, file=file, line=line, found=short(found), expected=expected)
-
-
-def placed(error: DataError, what: str, file: Path | None, line: int | None = None) -> DataError:
-    """The same error, now saying where."""
-    return DataError(what, file=file, line=line, found=error.found, expected=error.expected)
-
-
-class PhotoFinder:
-    """Finds photos by name in a few candidate folders; each folder is listed once, however many photos it holds."""
-
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self.folders = list(dict.fromkeys(folders))
-        self._names: dict[str, frozenset[str]] = {}
-
-    def find(self, name: str) -> Path | None:
-        """Where the photo `name` (with `/` for subfolders) lies, or None."""
-        parent, _, leaf = name.rpartition("/")
-        for folder in self.folders:
-            if leaf in self.names_in(folder / parent if parent else folder):
-                return folder / name
-        return None
-
-    def names_in(self, folder: Path) -> frozenset[str]:
-        """The names of all files in a folder; none where it is missing."""
-        key = str(folder)
-        if key not in self._names:
-            try:
-                self._names[key] = frozenset(path.name for path in folder.iterdir())
-            except (OSError, ValueError):  # ValueError: a NUL byte or a lone surrogate in the name
-                self._names[key] = frozenset()
-        return self._names[key]
-
-
-def photos_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """The photos in a folder and those within, sorted; a folder reached twice, through a link, is a DataError."""
-    if folder.resolve() in seen:
-        raise DataError("a link leads to a folder that is there already", file=folder)
-    seen.add(folder.resolve())
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in PHOTO_SUFFIXES:
-            yield path
-        elif path.is_dir():
-            yield from photos_below(path, seen)
-
-
-def read_bytes(path: Path, *, may_be_empty: bool = False) -> bytes:
-    """The file's bytes; DataError when it is missing, unreadable or (unless it may be) empty."""
-    try:
-        content = path.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(f"cannot be read: {reason}", file=path) from error
-    if not content.strip() and not may_be_empty:
-        raise DataError("the file is empty", file=path)
-    return content
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, each stripped, without empty ones at its end."""
-    try:
-        return [line.strip() for line in read_bytes(path).decode("utf-8-sig").rstrip().splitlines()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 text (byte {error.start})", file=path) from error
-
-
-def by_split(datasets: Dataset | Sequence[Dataset]) -> dict[str, Dataset]:
-    """What a writer writes: "train", "val" and "test", all with the same classes; any other split counts as "train"."""
-    listed = [datasets] if isinstance(datasets, Dataset) else list(datasets)
-    named = {split_word(dataset.split) or "train": dataset for dataset in listed}
-    if not listed or len(named) < len(listed) or len({dataset.class_names for dataset in listed}) > 1:
-        raise UsageError("only data sets of different splits and the same classes can be written together")
-    return named
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` when the block ends and vanishes when it raises."""
-    target = target.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError("the target exists and is not an empty folder", file=target, expected="a new folder")
-    partial = target.with_name(f".{target.name}.partial-{uuid4().hex}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(target)
-    except OSError as error:
-        raise RunError(f"cannot write the data set: {error.strerror or error}", file=target) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def place_photo(sample: Sample, target: Path) -> None:
-    """Hard-link the sample's photo (never a link to it) to `target`, or copy it to another disk."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    real = sample.image_path.resolve()
-    if not real.is_file():
-        raise DataError(f"the photo {short(sample.name)} is missing", file=sample.image_path)
-    if target.exists():
-        raise DataError("two photos have the same name", file=sample.image_path, found=short(target.name))
-    try:
-        target.hardlink_to(real)
-    except OSError:  # another disk
-        shutil.copyfile(real, target)
-
-
-def inner_name(sample: Sample) -> PurePosixPath:
-    """The sample's name as a path that stays inside the folder it is written to; DataError when it does not."""
-    name = PurePosixPath(sample.name.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or not name.name:
-        raise wrong("the photo's name leaves the data folder", sample.image_path, sample.name, "a relative name")
-    return name

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detkit.data import coco, voc, yolo
-from detkit.data.dataset import Dataset, choose_split
+from detkit.data.dataset import Dataset
+from detkit.data.label_files import choose_split
 from detkit.errors import DataError
 
 _READERS = {"coco": coco, "yolo": yolo, "voc": voc}

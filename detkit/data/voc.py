@@ -15,8 +15,18 @@ import numpy as np
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
-from detkit.data import dataset as shared
-from detkit.data.dataset import PHOTO_SUFFIXES, Dataset, Sample, wrong
+from detkit.data.dataset import Dataset, Sample
+from detkit.data.folders import PHOTO_SUFFIXES, PhotoFinder, by_split, inner_name, new_folder, place_photo
+from detkit.data.label_files import (
+    checked_class_names,
+    choose_split,
+    placed,
+    read_bytes,
+    read_lines,
+    short,
+    split_word,
+    wrong,
+)
 from detkit.detections import Detections
 from detkit.errors import DataError
 from detkit.images import read_size_hw
@@ -78,7 +88,7 @@ def _with_xml(folder: Path) -> dict[str, Path]:
     """The folder itself, or those in it that are named like splits, if XML files lie there."""
     if any(folder.glob("*.xml")):
         return {"": folder}
-    inner = {shared.split_word(file.name): file for file in sorted(folder.glob("*")) if file.is_dir()}
+    inner = {split_word(file.name): file for file in sorted(folder.glob("*")) if file.is_dir()}
     return {name: file for name, file in inner.items() if name and any(file.glob("*.xml"))}
 
 
@@ -98,7 +108,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
     """
     path = path.absolute()
     places = _places(path)
-    name, place = shared.choose_split(places, split, path)
+    name, place = choose_split(places, split, path)
     folders = dict.fromkeys(other.labels for other in places.values())
     labels = {folder: [_parse(file) for file in sorted(folder.glob("*.xml"))] for folder in folders}
     names = _class_names([path, place.photos.parent], [label for own in labels.values() for label in own])
@@ -114,13 +124,13 @@ def read(path: Path, split: str | None = None) -> Dataset:
 
 def _parse(file: Path) -> _Labels:
     try:
-        root = ElementTree.fromstring(shared.read_bytes(file))
+        root = ElementTree.fromstring(read_bytes(file))
     except ElementTree.ParseError as error:
         raise DataError(f"not valid XML: {error.msg}", file=file, line=error.position[0]) from error
     except DefusedXmlException as error:
         raise DataError("XML entities are refused", file=file) from error
     except (ValueError, LookupError) as error:  # an encoding nobody knows
-        raise DataError(f"not valid XML: {shared.short(str(error))}", file=file) from error
+        raise DataError(f"not valid XML: {short(str(error))}", file=file) from error
     if root.tag != "annotation":
         raise wrong("not a VOC label file", file, root.tag, "<annotation>")
     sides = [root.findtext(f"size/{side}", "").strip() for side in ("height", "width")]
@@ -135,7 +145,7 @@ def _parse(file: Path) -> _Labels:
                 raise wrong("its name or difficult is wrong", None, [labels.names[-1], flag], "a name, and 0 or 1")
             labels.difficult.append(_FLAGS[flag])
         except DataError as error:
-            raise shared.placed(error, f"object {position} ({labels.names[-1]}): {error.message}", file) from None
+            raise placed(error, f"object {position} ({labels.names[-1]}): {error.message}", file) from None
     return labels
 
 
@@ -157,17 +167,17 @@ def _class_names(homes: Sequence[Path], labels: Sequence[_Labels]) -> tuple[str,
     used = {name: own.file for own in labels for name in own.names}
     for place in (home / name for home in homes for name in _CLASS_FILES):
         if place.is_file():
-            listed = shared.checked_class_names(shared.read_lines(place), place)
+            listed = checked_class_names(read_lines(place), place)
             if unknown := sorted(set(used) - set(listed)):
                 raise wrong("a class that is not listed", used[unknown[0]], unknown[0], f"a name in {place}")
             return listed
-    return shared.checked_class_names(sorted(used), homes[0])
+    return checked_class_names(sorted(used), homes[0])
 
 
 def _photos(folder: Path) -> dict[str, str]:
     """The photos of a folder by their stem, which is their label file's."""
     photos: dict[str, str] = {}
-    for name in sorted(shared.PhotoFinder([]).names_in(folder)):
+    for name in sorted(PhotoFinder([]).names_in(folder)):
         stem, dot, suffix = name.rpartition(".")
         if dot + suffix.lower() in PHOTO_SUFFIXES:
             if stem in photos:
@@ -193,7 +203,7 @@ def _by_photo(labels: Sequence[_Labels], photos: Mapping[str, str]) -> dict[str,
 def _listed(place: _Place, photos: Mapping[str, str], by_photo: Mapping[str, _Labels]) -> Iterator[str]:
     assert place.listed is not None
     seen = set()
-    for line, text in enumerate(shared.read_lines(place.listed), 1):
+    for line, text in enumerate(read_lines(place.listed), 1):
         photo = photos.get(text) or photos.get(text.rpartition(".")[0], "")
         if not photo or photo in seen:
             raise wrong("no such photo", place.listed, text, f"a photo in {place.photos}, listed once", line)
@@ -223,19 +233,19 @@ def write(datasets: Dataset | Sequence[Dataset], root: Path) -> list[str]:
     Raises:
         UsageError: the folder has content, or the data sets do not fit together.
     """
-    named = shared.by_split(datasets)
-    flat = [str(shared.inner_name(sample)).replace("/", "_") for dataset in named.values() for sample in dataset]
+    named = by_split(datasets)
+    flat = [str(inner_name(sample)).replace("/", "_") for dataset in named.values() for sample in dataset]
     unique = len({name.rpartition(".")[0] for name in flat}) == len(flat)
     points = 0
-    with shared.new_folder(root) as folder:
+    with new_folder(root) as folder:
         for inner in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (folder / inner).mkdir(parents=True)
         for split, dataset in named.items():
             stems = []
             for sample in dataset:
-                name = ("" if unique else f"{split}_") + str(shared.inner_name(sample)).replace("/", "_")
+                name = ("" if unique else f"{split}_") + str(inner_name(sample)).replace("/", "_")
                 stems.append(name.rpartition(".")[0])
-                shared.place_photo(sample, folder / "JPEGImages" / name)
+                place_photo(sample, folder / "JPEGImages" / name)
                 file = folder / "Annotations" / f"{stems[-1]}.xml"
                 if file.exists():
                     raise DataError("two photos share one label file", file=sample.image_path, found=file.name)

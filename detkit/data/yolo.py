@@ -13,8 +13,9 @@ import numpy as np
 import yaml
 
 from detkit import boxes
-from detkit.data import dataset as shared
-from detkit.data.dataset import PHOTO_SUFFIXES, Dataset, Sample, wrong
+from detkit.data.dataset import Dataset, Sample
+from detkit.data.folders import PHOTO_SUFFIXES, PhotoFinder, by_split, inner_name, new_folder, photos_below, place_photo
+from detkit.data.label_files import checked_class_names, choose_split, placed, read_bytes, read_lines, split_word, wrong
 from detkit.detections import Detections
 from detkit.errors import DataError
 from detkit.images import read_size_hw
@@ -38,14 +39,14 @@ def splits(path: Path) -> dict[str, Path]:
 
 def _layout(home: Path) -> dict[str, Path]:
     """The list files or photo folders of a data set whose yaml, if it has one, names only classes."""
-    lists = {shared.split_word(f.stem): f for f in sorted(home.glob("*.txt")) if f.stem in (*_SPLITS, "valid")}
+    lists = {split_word(f.stem): f for f in sorted(home.glob("*.txt")) if f.stem in (*_SPLITS, "valid")}
     if lists and any((home / name).is_file() for name in _CLASS_FILES):
         return lists
     if (home / "labels").is_dir() and (home / "images").is_dir():
         inner = [folder for folder in sorted((home / "images").iterdir()) if folder.is_dir()]
-        named = {shared.split_word(folder.name): folder for folder in inner}
+        named = {split_word(folder.name): folder for folder in inner}
         return named if len(named) == len(inner) > 0 and "" not in named else {"": home / "images"}
-    named = {shared.split_word(f.parent.name) or f.parent.name: f for f in sorted(home.glob("*/images"))}
+    named = {split_word(f.parent.name) or f.parent.name: f for f in sorted(home.glob("*/images"))}
     if named and all((f.parent / "labels").is_dir() for f in named.values()):
         return named
     photos = {file.stem for file in home.glob("*.*") if file.suffix.lower() in PHOTO_SUFFIXES}
@@ -64,7 +65,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
         DataError: no such split, or a file that cannot be used as a whole.
     """
     path = path.absolute()
-    name, place = shared.choose_split(splits(path), split, path)
+    name, place = choose_split(splits(path), split, path)
     file = _yaml_file(path)
     config = {} if file is None else _load_yaml(file)
     home = path if path.is_dir() else path.parent
@@ -85,7 +86,7 @@ def _yaml_file(path: Path) -> Path | None:
         return path if path.suffix.lower() in (".yaml", ".yml") else None
     files = [file for file in sorted(path.glob("*.y*ml")) if file.is_file()]
     named = [file for file in files if file.stem in ("data", "dataset")]
-    named = named or [f for f in files if re.search(rb"(?m)^names\s*:", shared.read_bytes(f, may_be_empty=True))]
+    named = named or [f for f in files if re.search(rb"(?m)^names\s*:", read_bytes(f, may_be_empty=True))]
     if len(named) > 1:
         raise DataError("several data files", file=path, found=", ".join(f.name for f in named), expected="one")
     return named[0] if named else None
@@ -93,7 +94,7 @@ def _yaml_file(path: Path) -> Path | None:
 
 def _load_yaml(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file, all scalars as text; aliases and deep nesting, which can explode, are refused."""
-    content = shared.read_bytes(file)
+    content = read_bytes(file)
     if len(content) > _MAX_YAML_BYTES:
         raise DataError("too large for a list of folders and names", file=file, expected="at most 1 MB")
     depth = 0
@@ -139,7 +140,7 @@ def _class_names(home: Path, config: dict[str, Any], file: Path | None) -> tuple
     if file is None:
         for place in (home / name for name in _CLASS_FILES):
             if place.is_file():
-                return shared.checked_class_names(shared.read_lines(place), place)
+                return checked_class_names(read_lines(place), place)
         raise DataError("no class names", file=home, expected=f"data.yaml or {' or '.join(_CLASS_FILES)}")
     names = config.get("names")
     if isinstance(names, dict):
@@ -148,7 +149,7 @@ def _class_names(home: Path, config: dict[str, Any], file: Path | None) -> tuple
         names = [names[str(number)] for number in range(len(names))]
     if not isinstance(names, list):
         raise wrong("names is wrong", file, names, "a list of class names")
-    checked = shared.checked_class_names(names, file)
+    checked = checked_class_names(names, file)
     if config.get("nc", str(len(checked))) != str(len(checked)):
         raise wrong("nc does not fit the names", file, config["nc"], str(len(checked)))
     return checked
@@ -165,7 +166,7 @@ def _point_shape(config: dict[str, Any], file: Path | None) -> tuple[int, int]:
 def _photos(sources: Sequence[Path]) -> Iterator[Path]:
     seen: set[Path] = set()
     for source in sources:
-        for photo in shared.photos_below(source, set()) if source.is_dir() else _listed(source):
+        for photo in photos_below(source, set()) if source.is_dir() else _listed(source):
             if photo in seen:
                 raise DataError("the photo is listed twice", file=source, found=photo)
             seen.add(photo)
@@ -175,8 +176,8 @@ def _photos(sources: Sequence[Path]) -> Iterator[Path]:
 
 
 def _listed(file: Path) -> Iterator[Path]:
-    finder = shared.PhotoFinder([file.parent, file.parent.parent])
-    for number, line in enumerate(shared.read_lines(file), 1):
+    finder = PhotoFinder([file.parent, file.parent.parent])
+    for number, line in enumerate(read_lines(file), 1):
         if (photo := finder.find(line)) is None:
             raise wrong("no such photo", file, line, f"a path from {file.parent} or its parent", number)
         yield Path(os.path.normpath(photo))
@@ -184,7 +185,7 @@ def _listed(file: Path) -> Iterator[Path]:
 
 def _label_files(photos: list[Path]) -> list[Path | None]:
     """Each photo's label file, or None; a label file without a photo is refused."""
-    finder = shared.PhotoFinder([])
+    finder = PhotoFinder([])
     folder_of = {folder: _label_folder(folder) for folder in {photo.parent for photo in photos}}
     for folder, labels in folder_of.items():
         for place in [labels] if labels == folder else [labels, *labels.rglob("*/")]:
@@ -211,13 +212,13 @@ def _label_folder(folder: Path) -> Path:
 
 def _truth(photo: Path, file: Path | None, class_count: int, points: int, size: int) -> Detections:
     rows = []
-    text = b"" if file is None else shared.read_bytes(file, may_be_empty=True)
+    text = b"" if file is None else read_bytes(file, may_be_empty=True)
     for number, line in enumerate(text.splitlines(), 1):
         try:
             if cells := line.removeprefix(b"\xef\xbb\xbf").split():
                 rows.append(_row(cells, class_count, points, size))
         except DataError as error:
-            raise shared.placed(error, error.message, file, number) from None
+            raise placed(error, error.message, file, number) from None
     height, width = read_size_hw(photo)
     table = np.array(rows, np.float64).reshape(len(rows), 5 + 3 * points)  # [N, 5 + 3P]
     table *= [1, width, height, width, height, *([width, height, 1] * points)]
@@ -262,13 +263,11 @@ def write(datasets: Dataset | Sequence[Dataset], root: Path) -> list[str]:
     Raises:
         UsageError: the folder has content, or the data sets do not fit together.
     """
-    named = shared.by_split(datasets)
+    named = by_split(datasets)
     crowd = clipped = points = 0
-    with shared.new_folder(root) as folder:
-        for name, sample in (
-            (Path(split, shared.inner_name(s)), s) for split, dataset in named.items() for s in dataset
-        ):
-            shared.place_photo(sample, folder / "images" / name)
+    with new_folder(root) as folder:
+        for name, sample in ((Path(split, inner_name(s)), s) for split, dataset in named.items() for s in dataset):
+            place_photo(sample, folder / "images" / name)
             file = (folder / "labels" / name).with_suffix(".txt")
             file.parent.mkdir(parents=True, exist_ok=True)
             if file.exists():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.data.dataset import PHOTO_SUFFIXES
+from detkit.data.folders import PHOTO_SUFFIXES
 from detkit.errors import DataError, UsageError
 from detkit.images import read_image
 
