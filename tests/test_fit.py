@@ -146,12 +146,36 @@ def test_a_run_stopped_and_resumed_ends_bit_for_bit_as_one_left_alone(
     ours, theirs = (load_tensors(tmp_path / name / "last.safetensors")[0] for name in ("parts", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    whole, _parts = (RunFolder(tmp_path / name).best.read_bytes() for name in ("whole", "parts"))
-    assert len(whole) > 0
-    assert (
-        load_tensors(tmp_path / "parts" / "best.safetensors")[0].keys()
-        == load_model(tmp_path / "whole" / "best.safetensors")[0].state_dict().keys()
-    )
+
+
+def test_a_run_killed_before_it_saved_an_epoch_does_that_epoch_again(
+    tmp_path: Path, shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings()
+    list(start(tmp_path / "whole", shapes, settings).run())
+    fit = start(tmp_path / "killed", shapes, settings)
+    reports = fit.run()
+    while not isinstance(next(reports), EpochReport):
+        pass  # epoch 1 is safe; epoch 2 ends with its line written, but not saved
+
+    def be_killed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit, "_save_last", be_killed)
+    with pytest.raises(KeyboardInterrupt):
+        list(reports)
+    assert len(fit.folder.metrics.read_text().splitlines()) == 2
+    again = start(tmp_path / "killed", shapes, settings, begin=False)
+    again.resume()
+    assert again.position.epoch == 1
+    list(again.run())
+    rows = [json.loads(line) for line in RunFolder(tmp_path / "killed").metrics.read_text().splitlines()]
+    whole = [json.loads(line) for line in RunFolder(tmp_path / "whole").metrics.read_text().splitlines()]
+    assert [(row["epoch"], row["loss"], row["val"]) for row in rows] == [
+        (row["epoch"], row["loss"], row["val"]) for row in whole
+    ]
+    ours, theirs = (load_tensors(tmp_path / name / "last.safetensors")[0] for name in ("killed", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_frozen_stem_does_not_move_and_the_rest_does(tmp_path: Path, shapes: Dataset) -> None:

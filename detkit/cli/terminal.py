@@ -114,7 +114,7 @@ def show_training(reports: Iterator[Report], epochs: int) -> FinishReport:
                 done = report.epoch * report.batch_count + report.batch
                 bar.update(task, description=title, completed=done, total=total)
             elif isinstance(report, EpochReport):
-                bar.console.print(_epoch_line(report, epochs), markup=False, highlight=False)
+                bar.console.print(_epoch_line(report, epochs), markup=False, highlight=False, soft_wrap=True)
                 if not bar.console.is_terminal:
                     bar.console.file.flush()
             else:

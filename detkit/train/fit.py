@@ -124,6 +124,7 @@ class Fit:
             WeightsError: it cannot be used.
         """
         self.position = self.folder.load_last(self.model, self.averaged, self.optimizer)
+        self.folder.drop_metrics_after(self.position.epoch)
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
         """Train to the last epoch; a report per step and per epoch, and one at the end.
@@ -136,8 +137,9 @@ class Fit:
         started = time.monotonic() - self.position.seconds
         while self.position.epoch < self.settings.epochs:
             losses: dict[str, float] = {}
-            for step in self._epoch():
-                losses = {k: losses.get(k, 0.0) + (v - losses.get(k, 0.0)) / step.batch for k, v in step.losses.items()}
+            for done, step in enumerate(self._epoch()):
+                before = losses or dict.fromkeys(step.losses, 0.0)
+                losses = {name: (before[name] * done + value) / (done + 1) for name, value in step.losses.items()}
                 yield step
                 if should_stop():
                     self.position = replace(self.position, seconds=time.monotonic() - started)

@@ -58,6 +58,12 @@ class RunFolder:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    def drop_metrics_after(self, epoch: int) -> None:
+        """Take back the lines of epochs that will be done again: the run was killed before it had saved them."""
+        if self.metrics.exists():
+            rows = [line for line in self.metrics.read_text("utf-8").splitlines() if json.loads(line)["epoch"] <= epoch]
+            self.write_text(self.metrics, "".join(f"{row}\n" for row in rows))
+
     def save_best(self, model: Yolo, card: ModelCard) -> None:
         """Write best.onnx (proven equal) and best.safetensors."""
         export_onnx(model, card, self.best_onnx)
