@@ -64,12 +64,13 @@ def detect(
     took_s = time.perf_counter() - start_s
     if json:
         terminal.print_json(_document(predictor, records))
-    else:
+    if unreadable and len(items) == 1:
+        raise unreadable[0].error
+    if not json:
         _print_table(records)
     _say_summary(predictor, records, took_s, folder)
     if unreadable:
-        lone = len(items) == 1
-        raise unreadable[0].error if lone else DataError(f"{len(unreadable)} of {len(items)} photos could not be read")
+        raise DataError(f"{len(unreadable)} of {len(items)} photos could not be read")
 
 
 def _run(
