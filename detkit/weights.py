@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detkit.errors import WeightsError
-from detkit.headers import SUFFIXES, parse_json, read_header_text
+from detkit.model_header import SUFFIXES, parse_json, read_header_text
 
 CARD_KEY = "detkit"  # the metadata key in .onnx and .safetensors files
 CARD_FORMAT_VERSION = 1
