@@ -98,21 +98,22 @@ def describe_dataset(dataset: Dataset) -> str:
 def show_training(reports: Iterator[Report], epochs: int) -> FinishReport:
     """Draw a training run as it goes, with a bar on a terminal and a line per epoch; gives its last report."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from detkit.train.fit import EpochReport, StepReport
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    now = TextColumn("{task.fields[talk]}")
+    columns = (TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(), now)
     finish: FinishReport | None = None
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("starting")
+        task = bar.add_task("starting", total=None, talk="")
         for report in reports:
             if isinstance(report, StepReport):
-                losses = "  ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
-                title = f"epoch {report.epoch + 1}/{epochs}  {losses}  {report.images_per_s:.1f} images/s"
-                total = epochs * report.batch_count
+                losses = "  ".join(f"{name} {value:.2f}" for name, value in report.losses.items())
+                title = f"epoch {report.epoch + 1}/{epochs}"
+                talk = f"{report.images_per_s:.1f} images/s  {losses}"
                 done = report.epoch * report.batch_count + report.batch
-                bar.update(task, description=title, completed=done, total=total)
+                bar.update(task, description=title, completed=done, total=epochs * report.batch_count, talk=talk)
             elif isinstance(report, EpochReport):
                 bar.console.print(_epoch_line(report, epochs), markup=False, highlight=False, soft_wrap=True)
                 if not bar.console.is_terminal:
