@@ -169,5 +169,5 @@ def _intersection(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """part / whole, and 0 where whole is not positive."""
-    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
+    """part / whole, at most 1 whatever the rounding, and 0 where whole is not positive."""
+    return np.minimum(np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0), 1.0)
