@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 from detkit.config import load  # noqa: E402
 from detkit.data.dataset import Dataset, Sample  # noqa: E402
+from detkit.data.formats import read  # noqa: E402
 from detkit.detections import Detections  # noqa: E402
 from detkit.engines.onnx import OnnxEngine  # noqa: E402
 from detkit.errors import DataError, RunError, UsageError, WeightsError  # noqa: E402
@@ -98,6 +99,25 @@ def test_twenty_images_are_learnt_by_heart(tmp_path: Path) -> None:
     result = evaluate(data, found)
     assert result.AP50 > 0.9
     assert finish.best == pytest.approx(result.AP, abs=0.02)  # what training said is what the exported model does
+
+
+@pytest.mark.slow
+def test_twenty_real_photos_are_learnt_by_heart(tmp_path: Path, shared_data: Path) -> None:
+    train = read(shared_data / "street5", "train")
+    labelled = [s for s in train if len(s.truth) and s.truth.crowd is not None and not s.truth.crowd.any()]
+    data = replace(train, samples=tuple(labelled[::60][:20]))
+    settings = tiny_settings(
+        epochs=80,
+        size_px=320,
+        val_every=80,
+        precision="auto",
+        model=YoloSettings(),
+        augment=AugmentSettings(mosaic=0, zoom=(1, 1), stretch=0, hue_deg=0),
+        optim=OptimSettings(lr=0.002, warmup_steps=20),
+    )
+    list(start(tmp_path / "run", data, settings).run())
+    found = list(Predictor(tmp_path / "run" / "best.onnx", conf=0.001).predict_files([s.image_path for s in data]))
+    assert evaluate(data, found).AP50 > 0.9
 
 
 def test_reports_and_run_folder(tmp_path: Path, shapes: Dataset) -> None:

@@ -1,12 +1,12 @@
-"""Run every benchmark beside this file, or those named: `python -m tests.bench [eval ...]`."""
+"""Run every benchmark beside this file, or those named: `python -m tests.bench [eval ...]`; each in a fresh process."""
 
 from __future__ import annotations
 
-import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 names = sys.argv[1:] or sorted(path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py"))
-for name in names:
+for name in names:  # one's threads and memory must not show in another's figures
     print(f"== {name}", flush=True)
-    runpy.run_module(f"tests.bench.bench_{name}", run_name="__main__")
+    subprocess.run([sys.executable, "-m", f"tests.bench.bench_{name}"], check=True)
