@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,22 @@ def test_an_export_that_differs_is_not_kept(model: Yolo, tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": CARD.architecture | {"width": "wide"}},
+        {"architecture": CARD.architecture | {"width": -1}},
+        {"architecture": CARD.architecture | {"depth": 3}},
+        {"anchors_wh_px": ANCHORS[:2]},
+        {"anchors_wh_px": (*ANCHORS[:2], ANCHORS[2][:1])},
+        {"task": "yodel"},
+    ],
+)
+def test_a_card_that_describes_no_network_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(WeightsError):
+        build(replace(CARD, **changes))  # type: ignore[arg-type]
+
+
 def test_safetensors_round_trip_is_exact(model: Yolo, tmp_path: Path) -> None:
     save_model(tmp_path / "m.safetensors", model, CARD)
     again, card = load_model(tmp_path / "m.safetensors")
@@ -99,6 +116,10 @@ def test_tensors_that_do_not_fit_the_card_are_named(model: Yolo, tmp_path: Path)
         load_model(path)
     save_tensors(path, state | {name: torch.zeros(3, 3)}, card)
     with pytest.raises(WeightsError, match="another shape"):
+        load_model(path)
+    foreign = replace(CARD, architecture=CARD.architecture | {"backbone": "resnet19"})
+    save_tensors(path, state, {CARD_KEY: foreign.to_json()})
+    with pytest.raises(WeightsError, match="resnet19"):
         load_model(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from detkit.errors import WeightsError
+from detkit.models.backbones import STRIDES
 from detkit.models.yolo import Yolo, YoloSettings
 from detkit.weights import ModelCard
 
@@ -27,6 +28,11 @@ def with_architecture(settings: YoloSettings, card: ModelCard) -> YoloSettings:
     unknown = set(card.architecture) - set(architecture(settings))
     if unknown:
         raise WeightsError("unknown architecture setting in the model card", found=", ".join(sorted(unknown)))
+    for key, value in card.architecture.items():
+        wanted = type(getattr(YoloSettings(), key))
+        if type(value) is not wanted or (wanted is int and value < 1):
+            found, expected = f"{key} = {value!r:.80}", "a name" if wanted is str else "a whole number above 0"
+            raise WeightsError("architecture setting in the model card", found=found, expected=expected)
     return replace(settings, **card.architecture)
 
 
@@ -39,4 +45,9 @@ def build(card: ModelCard, settings: YoloSettings | None = None) -> Yolo:
     Raises:
         WeightsError: the card names a task or an architecture this version does not know.
     """
-    return Yolo(with_architecture(settings or YoloSettings(), card), card.class_names, card.anchors_wh_px)
+    chosen = with_architecture(settings or YoloSettings(), card)
+    counts = [len(level) for level in card.anchors_wh_px]
+    if counts != [chosen.anchors_per_scale] * len(STRIDES):
+        expected = f"{chosen.anchors_per_scale} at each of {len(STRIDES)} strides"
+        raise WeightsError("anchors in the model card", found=f"{counts} of them", expected=expected)
+    return Yolo(chosen, card.class_names, card.anchors_wh_px)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from detkit.errors import WeightsError
+from detkit.errors import UsageError, WeightsError
 from detkit.files import replacing
 from detkit.models.build import build
 from detkit.models.yolo import Yolo
@@ -50,7 +50,10 @@ def load_model(path: Path) -> tuple[Yolo, ModelCard]:
         WeightsError: unreadable file, no card, or tensors that do not fit the card's architecture.
     """
     card = read_card(path)
-    model = build(card)
+    try:
+        model = build(card)
+    except UsageError as error:  # here it is the file, not the user, that names an unknown backbone
+        raise WeightsError(error.message, file=path, found=error.found, expected=error.expected) from error
     load_state(model, path)
     return model.eval(), card
 

@@ -42,6 +42,10 @@ class YoloSettings:
     objectness_gain: float = 5.0
     class_gain: float = 0.3
 
+    def __post_init__(self) -> None:
+        if self.anchors_per_scale < 1 or self.width < 2:
+            raise ValueError("model.anchors_per_scale must be at least 1 and model.width at least 2")
+
 
 class Raw(NamedTuple):
     """Network output before decoding: per level [B, A, H, W, 5 + K], as tx, ty, tw, th, objectness, classes."""

@@ -41,6 +41,12 @@ class AugmentSettings:
     contrast: float = 0.25
     min_visible: float = 0.25
 
+    def __post_init__(self) -> None:
+        if not 0 < self.zoom[0] <= self.zoom[1] <= 100:
+            raise ValueError(f"augment.zoom is {list(self.zoom)}; expected two factors above 0, the smaller first")
+        if not 0 <= self.stretch <= 10:
+            raise ValueError(f"augment.stretch is {self.stretch}; expected 0 to 10")
+
 
 def augment(
     photos: Sequence[tuple[Image, Detections]], canvas_side: int, rng: np.random.Generator, settings: AugmentSettings

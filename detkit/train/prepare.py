@@ -41,14 +41,7 @@ def plan_anchors(dataset: Dataset, settings: TrainSettings) -> AnchorPlan:
     per_level = settings.model.anchors_per_scale
     anchors = kmeans_anchors(sizes_wh, per_level * len(STRIDES), seed=settings.seed).round(1)
     levels = np.split(anchors, len(STRIDES))
-    return anchor_report(dataset, levels, settings)
-
-
-def anchor_report(dataset: Dataset, levels: list[NDArray[np.float64]], settings: TrainSettings) -> AnchorPlan:
-    """The figures of given anchors [L][A, 2] on a data set."""
-    boxes = boxes_on_canvas(dataset, settings.size_px)
-    sizes_wh = np.concatenate([b[:, 2:] for b in boxes]) if boxes else np.zeros((0, 2))
-    fit = anchor_fit(sizes_wh, np.concatenate(levels), settings.model.max_shape_ratio)
+    fit = anchor_fit(sizes_wh, anchors, settings.model.max_shape_ratio)
     as_tuples = tuple(tuple((float(w), float(h)) for w, h in level) for level in levels)
     return AnchorPlan(as_tuples, fit, count_collisions(boxes, STRIDES, levels))
 

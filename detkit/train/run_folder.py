@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from detkit.errors import UsageError, WeightsError
+from detkit.errors import RunError, UsageError, WeightsError
 from detkit.export import export_onnx
 from detkit.files import replacing
 from detkit.models.checkpoint import TRAINING_PREFIX, load_tensors, save_model, save_tensors
@@ -46,7 +46,10 @@ class RunFolder:
         """Make the folder; UsageError when a run is there already."""
         if self.config.exists():
             raise UsageError(f"{self.path} holds a run already: go on with --resume {self.path}, or give another --run")
-        self.plots.mkdir(parents=True, exist_ok=True)
+        try:
+            self.plots.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError("the run folder cannot be made", file=self.path, found=error.strerror) from error
 
     def write_text(self, path: Path, text: str) -> None:
         """Write a text file whole or not at all."""
@@ -55,8 +58,11 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one epoch's line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise RunError("cannot be written", file=self.metrics, found=error.strerror) from error
 
     def drop_metrics_after(self, epoch: int) -> None:
         """Take back the lines of epochs that will be done again: the run was killed before it had saved them."""
