@@ -15,6 +15,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from detkit.errors import MissingExtraError, UsageError
+from detkit.models.depthwise import quicken_depthwise
 
 STRIDES = (8, 16, 32)
 SIZE_MULTIPLE = 32  # a canvas side must be a multiple of this
@@ -133,6 +134,7 @@ def _efficientnet_family(timm_name: str) -> Callable[[bool], Backbone]:
         if pretrained:
             _load_in_order(net, imagenet_weights_path())
         _fix_same_padding(net)
+        quicken_depthwise(net)
         layers = [nn.Sequential(net.conv_stem, net.bn1), *net.blocks]
         return Backbone(layers, list(net.default_cfg["mean"]), list(net.default_cfg["std"]))
 

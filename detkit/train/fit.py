@@ -22,6 +22,7 @@ from detkit.models.build import build
 from detkit.models.checkpoint import load_state
 from detkit.models.yolo import Yolo
 from detkit.train.loader import EpochPlan, PhotoCache, batch_count, batches
+from detkit.train.memory import keep_freed_blocks
 from detkit.train.optim import (
     average_weights,
     build_optimizer,
@@ -94,6 +95,7 @@ class Fit:
         card: ModelCard,
     ) -> None:
         check_class_names(card.class_names, val)
+        keep_freed_blocks()
         torch.manual_seed(settings.seed)
         self.folder, self.train, self.val, self.settings, self.card = folder, train, val, settings, card
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
