@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,5 +22,28 @@ Iou = Annotated[
         "--iou",
         metavar="OVERLAP",
         help="Of two boxes of a class that overlap more than this, keep the better (default: the model's).",
+    ),
+]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA", help="Data set: a folder, a data.yaml, a COCO JSON or CSV file.", show_default=False
+    ),
+]
+Format = Literal["coco", "yolo", "voc", "csv"]  # the formats of `detkit.data.formats`, without importing NumPy
+SourceFormat = Annotated[
+    Format | None, typer.Option("--format", help="What to take the data for (default: detkit finds out).")
+]
+OnlySplit = Annotated[str | None, typer.Option("--split", metavar="NAME", help="Only this part of the data.")]
+# The names of `detkit.engines.EngineName`, without importing NumPy.
+BackendName = Literal["auto", "onnxruntime", "openvino", "openvino-bf16", "torch"]
+Backend = Annotated[BackendName, typer.Option("--backend", help="What runs the network; auto: onnxruntime.")]
+BackendForMany = Annotated[
+    BackendName,
+    typer.Option(
+        "--backend",
+        "--engine",
+        help="What runs the network; auto: onnxruntime, and from 100 photos on openvino-bf16, where it is installed "
+        "and the processor has bf16.",
     ),
 ]

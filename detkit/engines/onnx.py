@@ -18,7 +18,7 @@ _FATAL_ONLY = 4  # onnxruntime also raises what it would log
 
 
 class OnnxEngine:
-    """Runs an `.onnx` file whose graph takes uint8 RGB canvases and gives decoded boxes and scores."""
+    """Runs an `.onnx` file: uint8 RGB canvases in; decoded boxes, scores and the points its card names out."""
 
     name = "onnxruntime"
 
@@ -59,9 +59,10 @@ class OnnxEngine:
         except Exception as error:  # noqa: BLE001  (as above)
             _refuse(self.path, f"the network fails on canvases of shape {batch_rgb.shape}", error)
         outputs = Outputs(*arrays)
+        shapes = {name: array.shape for name, array in zip(self._names, arrays, strict=True)}
         rows = outputs.scores.shape[:2]
-        if outputs.boxes_xyxy.shape != (*rows, 4) or outputs.scores.shape[2:] != (len(self.card.class_names),):
-            found = f"boxes {outputs.boxes_xyxy.shape}, scores {outputs.scores.shape}"
+        if shapes != {name: (*rows, *last) for name, last in _row_shapes(self.card).items()}:
+            found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise WeightsError("the network's outputs", file=self.path, found=found, expected=_wanted(self.card))
         return outputs
 
@@ -87,13 +88,19 @@ def _checked_outputs(session: Any, card: ModelCard, path: Path) -> list[str]:
         found = ", ".join(f"{node.name} {node.type} {node.shape}" for node in inputs)
         expected = f"images tensor(uint8) [B, {card.input_hw[0]}, {card.input_hw[1]}, 3]"
         raise WeightsError("the network's input", file=path, found=found, expected=expected)
-    wanted = {"boxes": [None, None, 4], "scores": [None, None, len(card.class_names)]}
-    for name, shape in wanted.items():
+    wanted = _row_shapes(card)
+    for name, last in wanted.items():
         node = outputs.get(name)
-        if node is None or node.type != "tensor(float)" or not _fits(node.shape, shape):
+        if node is None or node.type != "tensor(float)" or not _fits(node.shape, [None, None, *last]):
             found = ", ".join(f"{node.name} {node.type} {node.shape}" for node in outputs.values())
             raise WeightsError("the network's outputs", file=path, found=found, expected=_wanted(card))
-    return [*wanted, *(["points"] if "points" in outputs else [])]
+    return list(wanted)
+
+
+def _row_shapes(card: ModelCard) -> dict[str, tuple[int, ...]]:
+    """Output name -> its shape after [B, N]."""
+    points = {"points": (len(card.point_names), 3)} if card.point_names else {}
+    return {"boxes": (4,), "scores": (len(card.class_names),), **points}
 
 
 def _fits(shape: list[Any], wanted: list[int | None]) -> bool:
@@ -105,7 +112,8 @@ def _fits(shape: list[Any], wanted: list[int | None]) -> bool:
 
 
 def _wanted(card: ModelCard) -> str:
-    return f"float boxes [B, N, 4] and scores [B, N, {len(card.class_names)}], one for each class name"
+    shapes = [f"{name} [B, N, {', '.join(map(str, last))}]" for name, last in _row_shapes(card).items()]
+    return f"float {' and '.join(shapes)}, one for each class name" + (" and point" if card.point_names else "")
 
 
 def _refuse(path: Path, what: str, error: Exception) -> NoReturn:

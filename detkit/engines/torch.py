@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from detkit.engines import Outputs
+from detkit.models.build import Model
 from detkit.models.checkpoint import load_model
-from detkit.models.yolo import Yolo
 from detkit.weights import ModelCard
 
 
@@ -19,7 +19,7 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, model: Yolo, card: ModelCard, *, bf16: bool = False) -> None:
+    def __init__(self, model: Model, card: ModelCard, *, bf16: bool = False) -> None:
         """Args: model and its card. bf16: run convolutions in bfloat16 (faster, slightly different numbers)."""
         self.model, self.card, self.bf16 = model.to(memory_format=torch.channels_last).eval(), card, bf16
         self.device = next(model.parameters()).device
@@ -34,5 +34,6 @@ class TorchEngine:
         """Run the network on uint8 [B, H, W, 3] RGB canvases."""
         images = torch.from_numpy(np.ascontiguousarray(batch_rgb)).to(self.device)
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            boxes, scores, _ = self.model.decode(self.model(images))
-        return Outputs(boxes.float().cpu().numpy(), scores.float().cpu().numpy())
+            boxes, scores, points = self.model.decode(self.model(images))
+        found = boxes.float().cpu().numpy(), scores.float().cpu().numpy()
+        return Outputs(*found, None if points is None else points.float().cpu().numpy())
