@@ -1,39 +1,55 @@
-"""Augmentation: one labelled photo, or four as a mosaic, onto a training canvas.
+"""Augmentation of one photo: how it lies on the canvas, and its colours.
 
-Everything geometric here is a crop, a resize and a flip, so boxes stay tight and each photo is resampled once.
+A photo is cropped, resized and mirrored, so boxes stay tight; only rotation and shear loosen them. However much is
+switched on, each photo is resampled once (and averaged first where it shrinks to less than half).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detkit import boxes
 from detkit.detections import Detections
 from detkit.opencv import load_cv2
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
-_PAD_VALUE = 114
-_LUMA_RGB = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+Photo = tuple[Image, Detections]  # uint8 RGB [H, W, 3] and its truth
+Window = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels
+
+PAD_VALUE = 114
+_LUMA_RGB = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+_CROP_TRIES = 30
+_CROP_OVERLAPS = (0.1, 0.3, 0.5, 0.7, 0.9)  # SSD's thresholds
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentSettings:
     """How much the photos are varied; every part is switched off by 0 (or by an equal pair).
 
-    mosaic: share of canvases made of four photos (Bochkovskiy 2020). close_mosaic: last share of the run without it.
-    zoom: a photo's size on the canvas, as a factor of the size that just fits. stretch: largest change of its
-    aspect ratio, as a factor - 1. flip: share mirrored left to right. hue_deg, saturation, brightness, contrast:
+    mosaic: share of canvases made of four photos (Bochkovskiy 2020). mixup: share blended half and half with another
+    canvas (Zhang 2018). copy_paste: share onto which objects of other photos are pasted. close_mosaic: last share of
+    the run without these three. iou_crop: share of the single photos cropped as SSD does (Liu 2016), which then fill
+    the canvas. zoom: a photo's size on the canvas, as a factor of the size that just fits. stretch: largest change of
+    its aspect ratio, as a factor - 1. rotation_deg, shear_deg: largest angles; they loosen the boxes, which become
+    the hulls of the turned ones. flip: share mirrored left to right. hue_deg, saturation, brightness, contrast:
     largest change of colour. min_visible: a cut box stays while this share of it is in the picture.
     """
 
     mosaic: float = 0.6
+    mixup: float = 0.0
+    copy_paste: float = 0.0
     close_mosaic: float = 0.15
+    iou_crop: float = 0.0
     zoom: tuple[float, float] = (0.7, 1.6)
     stretch: float = 0.15
+    rotation_deg: float = 0.0
+    shear_deg: float = 0.0
     flip: float = 0.5
     hue_deg: float = 8.0
     saturation: float = 0.5
@@ -44,125 +60,214 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         if not 0 < self.zoom[0] <= self.zoom[1] <= 100:
             raise ValueError(f"augment.zoom is {list(self.zoom)}; expected two factors above 0, the smaller first")
-        if not 0 <= self.stretch <= 10:
-            raise ValueError(f"augment.stretch is {self.stretch}; expected 0 to 10")
+        highest = dict.fromkeys(("mosaic", "mixup", "copy_paste", "close_mosaic", "iou_crop", "flip"), 1.0)
+        highest |= dict.fromkeys(("saturation", "brightness", "contrast", "min_visible"), 1.0)
+        highest |= {"stretch": 10.0, "rotation_deg": 180.0, "shear_deg": 60.0, "hue_deg": 180.0}
+        for name, high in highest.items():
+            if not 0 <= (value := getattr(self, name)) <= high:
+                raise ValueError(f"augment.{name} is {value}; expected 0 to {high:g}")
 
 
-def augment(
-    photos: Sequence[tuple[Image, Detections]], canvas_side: int, rng: np.random.Generator, settings: AugmentSettings
-) -> tuple[Image, Detections]:
-    """One training canvas from one photo, or a mosaic from four.
+class Patch(NamedTuple):
+    """A photo as it lies on a canvas: the window it fills, the pixels there, and its boxes on the canvas."""
 
-    Args:
-        photos: (uint8 RGB [H, W, 3], its truth), one or four of them.
-        canvas_side: side of the square canvas in pixels.
-        rng: the only source of chance.
-    Returns:
-        (uint8 [S, S, 3], the boxes still visible on it).
-    """
-    canvas = np.full((canvas_side, canvas_side, 3), _PAD_VALUE, np.uint8)
-    parts = [
-        _paste(canvas, image, truth, tile_xyxy, rng, settings)
-        for (image, truth), tile_xyxy in zip(photos, _tiles(len(photos), canvas_side, rng), strict=True)
-    ]
-    truth = _concatenate(parts, canvas.shape[:2])
-    if rng.random() < settings.flip:
-        canvas, truth = flip_left_right(canvas, truth)
-    return jitter_colours(canvas, rng, settings), truth
+    window_xyxy: Window
+    pixels: Image
+    truth: Detections
 
 
-def _tiles(count: int, side: int, rng: np.random.Generator) -> list[tuple[int, int, int, int]]:
-    """The whole canvas, or four tiles that meet at a random point of its middle half."""
-    if count == 1:
-        return [(0, 0, side, side)]
-    x, y = (int(v) for v in rng.uniform(0.3 * side, 0.7 * side, 2))
-    return [(0, 0, x, y), (x, 0, side, y), (0, y, x, side), (x, y, side, side)]
+def place_alone(photo: Photo, side_px: int, rng: np.random.Generator, settings: AugmentSettings) -> Photo:
+    """A square canvas of one photo, cropped or zoomed at random, grey where it does not reach."""
+    fit = False
+    if settings.iou_crop and rng.random() < settings.iou_crop:
+        cropped = crop_by_overlap(photo, rng, settings.min_visible)
+        photo, fit = cropped or photo, cropped is not None
+    (x1, y1, x2, y2), pixels, truth = place(photo, side_px, (0, 0, side_px, side_px), rng, settings, fit=fit)
+    canvas = np.full((side_px, side_px, 3), PAD_VALUE, np.uint8)
+    canvas[y1:y2, x1:x2] = pixels
+    return canvas, truth
 
 
-def _paste(
-    canvas: Image,
-    image: Image,
-    truth: Detections,
-    tile_xyxy: tuple[int, int, int, int],
+def place(
+    photo: Photo,
+    side_px: int,
+    tile_xyxy: Window,
     rng: np.random.Generator,
     settings: AugmentSettings,
-) -> Detections:
-    """Draw a randomly zoomed photo into a tile of the canvas, in place, and return its boxes on the canvas."""
-    tile_xy = np.array(tile_xyxy[:2], np.float64)
-    tile_wh = np.array(tile_xyxy[2:], np.float64) - tile_xy
-    photo_wh = np.array([image.shape[1], image.shape[0]], np.float64)
-    zoom = np.exp(rng.uniform(*np.log(settings.zoom)))
-    aspect = np.exp(rng.uniform(-1, 1) * np.log1p(settings.stretch) / 2)
-    scale_xy = zoom * len(canvas) / photo_wh.max() * np.array([aspect, 1 / aspect])
-    if (tile_wh < len(canvas)).any():  # a mosaic tile is smaller: keep about as much of the photo in it
-        scale_xy = scale_xy * np.sqrt(tile_wh.prod()) / len(canvas) * 1.4
-    slack_wh = tile_wh - photo_wh * scale_xy  # above 0: room around the photo; below: it is cropped
-    offset_xy = tile_xy + slack_wh * rng.random(2)
-    low = np.maximum(offset_xy, tile_xy).round().astype(int)
-    high = np.minimum(offset_xy + photo_wh * scale_xy, tile_xy + tile_wh).round().astype(int)
-    if (high - low < 1).any():
-        return Detections.empty((len(canvas), len(canvas)), scored=False)
-    (x1, y1), (x2, y2) = low, high
-    canvas[y1:y2, x1:x2] = _resample(image, (low - offset_xy) / scale_xy, scale_xy, (x2 - x1, y2 - y1))
-    boxes = truth.boxes_xyxy * np.tile(scale_xy, 2) + np.tile(offset_xy, 2)
-    return _visible(truth, boxes, (x1, y1, x2, y2), (len(canvas), len(canvas)), settings.min_visible)
+    *,
+    fit: bool = False,
+) -> Patch:
+    """Lay a photo into a tile of a canvas, at random size and place.
+
+    Args:
+        photo: boxes may reach beyond its border, where it was cropped.
+        side_px: side of the canvas.
+        tile_xyxy: what of the canvas the photo may fill.
+        rng: the only source of chance.
+        fit: leave the zoom out.
+    """
+    image, truth = photo
+    height, width = image.shape[:2]
+    chances = rng.random(4).tolist()
+    scale_xy = _draw_scale(chances[:2], max(width, height), side_px, tile_xyxy, settings, fit)
+    if settings.rotation_deg or settings.shear_deg:
+        linear = _turn(rng, settings) * scale_xy
+        return _place_turned(photo, side_px, tile_xyxy, linear, np.array(chances[2:]), settings.min_visible)
+    x1, x2, left, right = _span(width, scale_xy[0], tile_xyxy[0], tile_xyxy[2], chances[2])
+    y1, y2, top, bottom = _span(height, scale_xy[1], tile_xyxy[1], tile_xyxy[3], chances[3])
+    pixels = resize(image[top:bottom, left:right], (x2 - x1, y2 - y1))
+    # the map of what was really cut and resized, so rounding to whole pixels moves no box off its object
+    step_x, step_y = (x2 - x1) / (right - left), (y2 - y1) / (bottom - top)
+    on_canvas = truth.boxes_xyxy * np.array([step_x, step_y, step_x, step_y])
+    on_canvas += np.array([x1 - left * step_x, y1 - top * step_y] * 2)
+    window, size_hw = (x1, y1, x2, y2), (side_px, side_px)
+    return Patch(window, pixels, visible(replace_boxes(truth, on_canvas, size_hw), window, settings.min_visible))
 
 
-def _resample(
-    image: Image, corner_xy: NDArray[np.float64], scale_xy: NDArray[np.float64], size_wh: tuple[int, int]
-) -> Image:
-    """The part of a photo that starts at `corner_xy`, scaled, `size_wh` pixels large; averaged where it shrinks."""
-    cv2 = load_cv2()
-    if scale_xy.min() < 0.6:  # far smaller: average first, or thin things turn to noise
-        factor = float(max(scale_xy.min(), 1e-3))
-        size = max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor))
-        shrunk_xy = np.array(size) / np.array([image.shape[1], image.shape[0]])
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        corner_xy, scale_xy = corner_xy * shrunk_xy, scale_xy / shrunk_xy
-    step_x, step_y = 1 / scale_xy
-    # pixel centres: output u + 0.5 lies at input corner + (u + 0.5) * step
-    matrix = np.array(
-        [[step_x, 0, corner_xy[0] + step_x / 2 - 0.5], [0, step_y, corner_xy[1] + step_y / 2 - 0.5]], np.float64
-    )
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(image, matrix, size_wh, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+def _draw_scale(
+    chances: list[float], longer_px: int, side_px: int, tile_xyxy: Window, settings: AugmentSettings, fit: bool
+) -> tuple[float, float]:
+    """Canvas pixels per photo pixel, along x and y."""
+    low, high = settings.zoom
+    scale = side_px / longer_px * (1.0 if fit else low * (high / low) ** chances[0])
+    tile_area = (tile_xyxy[2] - tile_xyxy[0]) * (tile_xyxy[3] - tile_xyxy[1])
+    if tile_area < side_px**2:  # a mosaic tile is smaller: keep about as much of the photo in it
+        scale *= 1.4 * math.sqrt(tile_area) / side_px
+    aspect = (1 + settings.stretch) ** (chances[1] - 0.5)
+    return scale * aspect, scale / aspect
 
 
-def _visible(
-    truth: Detections,
-    boxes_xyxy: Floats,
-    window_xyxy: tuple[int, int, int, int],
-    size_hw: tuple[int, int],
-    min_visible: float,
-) -> Detections:
-    """Boxes clipped to a window; those of which too little is left become crowd, so that nothing is learnt there."""
-    x1, y1, x2, y2 = window_xyxy
-    clipped = np.clip(boxes_xyxy, [x1, y1, x1, y1], [x2, y2, x2, y2])
+def _span(length: int, scale: float, low: int, high: int, chance: float) -> tuple[int, int, int, int]:
+    """Along one axis: the whole pixels of the tile that a photo fills, and those of the photo that fill them.
+
+    A photo longer than the tile is cropped, a shorter one has room around it; `chance` says where.
+    """
+    offset = low + (high - low - length * scale) * chance
+    first = min(round(max(offset, low)), high - 1)
+    last = max(round(min(offset + length * scale, high)), first + 1)
+    source_first = min(max(round((first - offset) / scale), 0), length - 1)
+    source_last = min(max(round((last - offset) / scale), source_first + 1), length)
+    shrinks = (source_last - source_first) // (last - first)
+    if shrinks >= 2:  # an even number of pixels is halved several times as fast
+        source_last -= (source_last - source_first) % (2 if shrinks < 4 else 4)
+    return first, last, source_first, source_last
+
+
+def resize(image: Image, size_wh: tuple[int, int]) -> Image:
+    """The image edge to edge in another size: bilinear, averaged first where it shrinks to less than half."""
+    cv2, (width, height) = load_cv2(), size_wh
+    while image.shape[1] >= 2 * width and image.shape[0] >= 2 * height:
+        image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(image, size_wh, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _turn(rng: np.random.Generator, settings: AugmentSettings) -> Floats:
+    """A random rotation after a random shear along x, [2, 2]."""
+    angle, shear = np.deg2rad(rng.uniform(-1, 1, 2) * (settings.rotation_deg, settings.shear_deg))
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, math.tan(shear)], [0, 1]])
+
+
+def _place_turned(
+    photo: Photo, side_px: int, tile_xyxy: Window, linear: Floats, chances: Floats, min_visible: float
+) -> Patch:
+    """Lay a photo into a tile by a linear map [2, 2] and a shift that `chances` [2] choose."""
+    cv2, (image, truth) = load_cv2(), photo
+    height, width = image.shape[:2]
+    tile_low, tile_high = np.array(tile_xyxy[:2]), np.array(tile_xyxy[2:])
+    photo_xyxy = np.array([[0, 0, width, height]], np.float64)
+    hull = _hulls(photo_xyxy, linear)[0]
+    offset = tile_low + (tile_high - tile_low - hull[2:] + hull[:2]) * chances - hull[:2]
+    low = np.minimum(np.maximum(hull[:2] + offset, tile_low).round().astype(int), tile_high - 1)
+    high = np.maximum(np.minimum(hull[2:] + offset, tile_high).round().astype(int), low + 1)
+    while min(image.shape[:2]) > 1 and abs(np.linalg.det(linear)) * width * height < image[..., 0].size / 4:
+        image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    # pixel centres: output u + 0.5 lies at input inverse @ (u + 0.5 - offset)
+    inverse = np.linalg.inv(linear * (width / image.shape[1], height / image.shape[0]))
+    matrix = np.column_stack([inverse, inverse @ (low + 0.5 - offset) - 0.5])
+    flags, border = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (PAD_VALUE,) * 3
+    size_wh = (int(high[0] - low[0]), int(high[1] - low[1]))
+    pixels = cv2.warpAffine(image, matrix, size_wh, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=border)
+    window = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+    inside = boxes.clip(truth.boxes_xyxy.astype(np.float64), (height, width))  # of a cropped photo's, what it shows
+    turned = replace_boxes(truth, _hulls(inside, linear) + np.tile(offset, 2), (side_px, side_px))
+    whole_px = boxes.area(_hulls(truth.boxes_xyxy, linear))
+    shown = np.flatnonzero(boxes.area(inside))
+    return Patch(window, pixels, visible(turned[shown], window, min_visible, whole_px[shown]))
+
+
+def _hulls(boxes_xyxy: NDArray[np.floating], linear: Floats) -> Floats:
+    """The upright boxes around boxes that a linear map [2, 2] has turned, [N, 4]."""
+    corners = boxes_xyxy[:, [[0, 1], [2, 1], [2, 3], [0, 3]]] @ linear.T  # [N, 4, 2]
+    return np.concatenate([corners.min(1), corners.max(1)], 1)
+
+
+def crop_by_overlap(photo: Photo, rng: np.random.Generator, min_visible: float) -> Photo | None:
+    """A random crop whose IoU with a box reaches a threshold drawn from 0.1 to 0.9. Liu 2016 (SSD), section 2.2.
+
+    Its sides are 0.3 to 1 of the photo's. Where no crop of a few reaches the threshold, another is drawn.
+
+    Args:
+        min_visible: share of that box to be seen in the crop.
+    Returns:
+        The crop, a view, and the boxes, which may reach beyond it; None where the photo has no object to keep.
+    """
+    image, truth = photo
+    size_wh, corner = rng.uniform(0.3, 1, (_CROP_TRIES, 2)), rng.random((_CROP_TRIES, 2))
+    photo_wh = np.array([image.shape[1], image.shape[0]])
+    low = np.floor((1 - size_wh) * corner * photo_wh)
+    high = np.minimum(low + np.maximum(np.rint(size_wh * photo_wh), 1), photo_wh)
+    aspect = size_wh[:, 0] / size_wh[:, 1]
+    crops = np.concatenate([low, high], 1)[(aspect > 0.5) & (aspect < 2)]
+    own = truth.boxes_xyxy if truth.crowd is None else truth.boxes_xyxy[~truth.crowd]
+    shown = boxes.ioa_matrix(own, crops) >= min_visible
+    overlaps = (boxes.iou_matrix(own, crops) * shown).max(0, initial=0)  # [crops]
+    for threshold in rng.permutation(_CROP_OVERLAPS):
+        fitting = np.flatnonzero(overlaps >= threshold)
+        if len(fitting):
+            break
+    else:
+        return None
+    x1, y1, x2, y2 = (int(v) for v in crops[fitting[0]])
+    moved = replace_boxes(truth, boxes.shift(truth.boxes_xyxy, (-x1, -y1)), (y2 - y1, x2 - x1))
+    return image[y1:y2, x1:x2], moved
+
+
+def visible(truth: Detections, window_xyxy: Window, min_visible: float, whole_px: Floats | None = None) -> Detections:
+    """Boxes cut to a window; those of which too little is left become crowd, so that nothing is learnt there.
+
+    `whole_px` are the areas to compare with, where they are not those of the boxes.
+    """
+    low, high = np.array(window_xyxy[:2] * 2, np.float32), np.array(window_xyxy[2:] * 2, np.float32)
+    whole_xyxy = truth.boxes_xyxy
+    clipped = np.clip(whole_xyxy, low, high)
     sides = clipped[:, 2:] - clipped[:, :2]
-    whole = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(1)
-    share = sides.prod(1) / np.maximum(whole, 1e-9)
-    crowd = np.zeros(len(truth), bool) if truth.crowd is None else truth.crowd
-    hardly = (share < min_visible) | (sides < 3).any(1)
+    if whole_px is None:
+        whole_px = (whole_xyxy[:, 2:] - whole_xyxy[:, :2]).prod(1)
+    crowd = (sides.prod(1) < min_visible * whole_px) | (sides < 3).any(1)
+    if truth.crowd is not None:
+        crowd |= truth.crowd
     kept = (sides > 1).all(1)
-    return Detections(size_hw, clipped[kept].astype(np.float32), truth.labels[kept], crowd=(crowd | hardly)[kept])
+    return Detections(truth.size_hw, clipped[kept], truth.labels[kept], crowd=crowd[kept])
 
 
-def _concatenate(parts: Sequence[Detections], size_hw: tuple[int, int]) -> Detections:
-    crowd = [np.zeros(len(p), bool) if p.crowd is None else p.crowd for p in parts]
-    return Detections(
-        size_hw,
-        np.concatenate([p.boxes_xyxy for p in parts]),
-        np.concatenate([p.labels for p in parts]),
-        crowd=np.concatenate(crowd),
-    )
+def replace_boxes(truth: Detections, boxes_xyxy: NDArray[np.floating], size_hw: tuple[int, int]) -> Detections:
+    """The same objects with other boxes, on another canvas."""
+    return Detections(size_hw, boxes_xyxy.astype(np.float32), truth.labels, crowd=truth.crowd)
 
 
-def flip_left_right(image: Image, truth: Detections) -> tuple[Image, Detections]:
+def vary(canvas: Photo, rng: np.random.Generator, settings: AugmentSettings) -> Photo:
+    """A finished canvas mirrored at random, and its colours changed."""
+    if rng.random() < settings.flip:
+        canvas = flip_left_right(*canvas)
+    return jitter_colours(canvas[0], rng, settings), canvas[1]
+
+
+def flip_left_right(image: Image, truth: Detections) -> Photo:
     """The mirrored image and its boxes."""
-    width = image.shape[1]
-    x1, y1, x2, y2 = truth.boxes_xyxy.T
-    boxes = np.stack([width - x2, y1, width - x1, y2], 1)
-    return image[:, ::-1], Detections(truth.size_hw, boxes, truth.labels, crowd=truth.crowd)
+    flipped = truth.boxes_xyxy[:, [2, 1, 0, 3]]
+    flipped[:, [0, 2]] = image.shape[1] - flipped[:, [0, 2]]
+    return np.asarray(load_cv2().flip(image, 1), np.uint8), replace(truth, boxes_xyxy=flipped)
 
 
 def jitter_colours(image: Image, rng: np.random.Generator, settings: AugmentSettings) -> Image:
