@@ -24,13 +24,20 @@ _FONT_WEIGHT = 450  # 400 is regular, 600 semibold
 _SMALLEST_TEXT_PX = 9
 
 
-def draw(image_rgb: NDArray[np.uint8], detections: Detections, class_names: Sequence[str]) -> NDArray[np.uint8]:
+def draw(
+    image_rgb: NDArray[np.uint8],
+    detections: Detections,
+    class_names: Sequence[str],
+    point_edges: Sequence[tuple[int, int]] = (),
+) -> NDArray[np.uint8]:
     """Draw detections on a copy of an image; better scores come on top, crowd boxes are dashed.
 
     Args:
         image_rgb: uint8 [H, W, 3]; it is not changed.
         detections: boxes on this image, with whatever they carry of scores, points, track ids and crowd flags.
         class_names: names by label, in any script the font of OpenCV 5 knows.
+        point_edges: pairs of point indices to join by a line. Points that are likely hidden have
+            a small core.
     Returns:
         uint8 [H, W, 3], a new image.
     Raises:
@@ -49,7 +56,7 @@ def draw(image_rgb: NDArray[np.uint8], detections: Detections, class_names: Sequ
         _draw_box(picture, corners[row], class_color(int(detections.labels[row])), crowd)
     if detections.points_xyv is not None:
         for row in order:
-            _draw_points(picture, detections.points_xyv[row])
+            _draw_points(picture, detections.points_xyv[row], point_edges, predicted=detections.scores is not None)
     captions = {row: _caption(detections, row, class_names) for row in order}
     _draw_captions(picture, corners, captions, [class_color(label) for label in detections.labels.tolist()])
     return picture
@@ -105,14 +112,24 @@ def _draw_box(picture: NDArray[np.uint8], corners: Rectangle, color: Color, dash
     region[frame == 2] = color
 
 
-def _draw_points(picture: NDArray[np.uint8], points_xyv: NDArray[np.float32]) -> None:
+def _draw_points(
+    picture: NDArray[np.uint8], points_xyv: NDArray[np.float32], edges: Sequence[tuple[int, int]], *, predicted: bool
+) -> None:
+    """Edges, then points; visibility is a probability where `predicted`, else COCO's 0, 1 (hidden) or 2."""
     cv2, radius = load_cv2(), _line_px(picture)
     height, width = picture.shape[:2]
+    shown: dict[int, tuple[int, int]] = {}
     for index, (x, y, visibility) in enumerate(points_xyv.tolist()):
         if visibility > 0 and 0 <= x <= width and 0 <= y <= height:
-            centre = round(x * 16), round(y * 16)  # four fractional bits
-            cv2.circle(picture, centre, (radius + 1) * 16, _DARK, -1, cv2.LINE_AA, 4)
-            cv2.circle(picture, centre, radius * 16, class_color(index), -1, cv2.LINE_AA, 4)
+            shown[index] = round(x * 16), round(y * 16)  # four fractional bits
+    for a, b in edges:
+        if a in shown and b in shown:
+            cv2.line(picture, shown[a], shown[b], _LIGHT, max(1, radius // 2), cv2.LINE_AA, 4)
+    hidden_up_to = 0.5 if predicted else 1.0
+    for index, centre in shown.items():
+        cv2.circle(picture, centre, (radius + 1) * 16, _DARK, -1, cv2.LINE_AA, 4)
+        colored = radius * (8 if points_xyv[index, 2] <= hidden_up_to else 16)
+        cv2.circle(picture, centre, colored, class_color(index), -1, cv2.LINE_AA, 4)
 
 
 def _caption(detections: Detections, row: int, class_names: Sequence[str]) -> str:
@@ -133,12 +150,12 @@ def _draw_captions(
     places: dict[int, Rectangle] = {}
     for row, text in reversed(captions.items()):
         captions[row] = _shortened(text, size_px, width - 2 * margin)
-        plate_wh = min(_text_width(captions[row], size_px) + 2 * margin, width), min(round(1.3 * size_px), height)
+        plate_wh = min(text_width(captions[row], size_px) + 2 * margin, width), min(round(1.3 * size_px), height)
         places[row] = _free_place(corners[row], plate_wh, (height, width), places.values())
     for row, text in captions.items():
         left, top, right, bottom = places[row]
         picture[top:bottom, left:right] = colors[row]
-        _put_text(picture, text, (left + margin, top + size_px), size_px, _text_color(colors[row]))
+        put_text(picture, text, (left + margin, top + size_px), size_px, _text_color(colors[row]))
 
 
 def _free_place(
@@ -167,9 +184,9 @@ def _text_color(background: Color) -> Color:
 
 def _shortened(text: str, size_px: int, room_px: int) -> str:
     """The text, cut with an ellipsis where it is wider than the room."""
-    if _text_width(text, size_px) <= room_px:
+    if text_width(text, size_px) <= room_px:
         return text
-    while text and _text_width(text + "..", size_px) > room_px:
+    while text and text_width(text + "..", size_px) > room_px:
         text = text[:-1]
     return text + ".." if text else ""
 
@@ -179,7 +196,8 @@ def _font(cv2: Any) -> Any:
     return cv2.FontFace("sans") if hasattr(cv2, "FontFace") else None
 
 
-def _text_width(text: str, size_px: int) -> int:
+def text_width(text: str, size_px: int) -> int:
+    """Pixels a text takes along its line."""
     cv2 = load_cv2()
     font = _font(cv2)
     if font is None:
@@ -188,7 +206,8 @@ def _text_width(text: str, size_px: int) -> int:
     return int(left + width)
 
 
-def _put_text(picture: NDArray[np.uint8], text: str, origin_xy: tuple[int, int], size_px: int, color: Color) -> None:
+def put_text(picture: NDArray[np.uint8], text: str, origin_xy: tuple[int, int], size_px: int, color: Color) -> None:
+    """Write a text into a picture, in place; `origin_xy` is the left end of its baseline."""
     cv2 = load_cv2()
     font = _font(cv2)
     if font is None:

@@ -16,7 +16,7 @@ from detkit.engines.onnx import OnnxEngine
 from detkit.engines.torch import TorchEngine
 from detkit.errors import RunError
 from detkit.files import replacing
-from detkit.models.yolo import Yolo
+from detkit.models.build import Model
 from detkit.weights import CARD_KEY, ModelCard
 
 OPSET = 17
@@ -26,29 +26,28 @@ SCORE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Largest difference between a network and its export on the same pixels."""
+    """Largest difference between a network and its export on the same pixels; `box_px` of points too."""
 
     box_px: float
     score: float
 
 
 class _Graph(nn.Module):
-    """What is traced: uint8 RGB in, decoded boxes and scores out."""
+    """What is traced: uint8 RGB in; decoded boxes, scores and points, where there are some, out."""
 
-    def __init__(self, model: Yolo) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        boxes, scores, _ = self.model.decode(self.model(images))
-        return boxes, scores
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(output for output in self.model.decode(self.model(images)) if output is not None)
 
 
-def export_onnx(model: Yolo, card: ModelCard, path: Path) -> Proof:
+def export_onnx(model: Model, card: ModelCard, path: Path) -> Proof:
     """Write a network as `path`, with its card, and prove that onnxruntime gives the same boxes.
 
     The graph takes "images" uint8 [B, H, W, 3] RGB (H and W multiples of 32) and gives "boxes" [B, N, 4] xyxy in
-    canvas pixels and "scores" [B, N, K].
+    canvas pixels, "scores" [B, N, K] and, for a model of points, "points" [B, N, P, 3].
 
     Returns:
         The differences found on two random canvases.
@@ -59,7 +58,7 @@ def export_onnx(model: Yolo, card: ModelCard, path: Path) -> Proof:
     height, width = card.input_hw
     noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
     with replacing(path) as partial:
-        _trace(model, torch.from_numpy(noise), partial)
+        _trace(model, torch.from_numpy(noise), partial, has_points=bool(card.point_names))
         graph = onnx.load(partial)
         onnx.helper.set_model_props(graph, {CARD_KEY: card.to_json()})
         onnx.save(graph, partial)
@@ -73,8 +72,9 @@ def export_onnx(model: Yolo, card: ModelCard, path: Path) -> Proof:
     return proof
 
 
-def _trace(model: Yolo, images: Tensor, path: Path) -> None:
-    axes = {"images": {0: "B", 1: "H", 2: "W"}, "boxes": {0: "B", 1: "N"}, "scores": {0: "B", 1: "N"}}
+def _trace(model: Model, images: Tensor, path: Path, *, has_points: bool) -> None:
+    names = ["boxes", "scores", *(["points"] if has_points else [])]
+    axes = {"images": {0: "B", 1: "H", 2: "W"}, **{name: {0: "B", 1: "N"} for name in names}}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer announces its successor, which takes 20 times as long
         torch.onnx.export(
@@ -82,8 +82,8 @@ def _trace(model: Yolo, images: Tensor, path: Path) -> None:
             (images.to(next(model.parameters()).device),),
             str(path),
             dynamo=False,
-            input_names=list(axes)[:1],
-            output_names=list(axes)[1:],
+            input_names=["images"],
+            output_names=names,
             dynamic_axes=axes,
             opset_version=OPSET,
         )
@@ -93,4 +93,8 @@ def compare_outputs(a: Outputs, b: Outputs) -> Proof:
     """Largest absolute differences between two engines' outputs for the same canvases."""
     box = np.abs(a.boxes_xyxy - b.boxes_xyxy).max(initial=0.0)
     score = np.abs(a.scores - b.scores).max(initial=0.0)
+    if a.points_xyv is not None and b.points_xyv is not None:
+        off = np.abs(a.points_xyv - b.points_xyv)
+        box = max(box, off[..., :2].max(initial=0.0))
+        score = max(score, off[..., 2].max(initial=0.0))
     return Proof(float(box), float(score))

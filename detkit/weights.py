@@ -26,7 +26,7 @@ class ModelCard:
     """What a model file says of itself; JSON under the metadata key `detkit` in .onnx and .safetensors.
 
     Args:
-        task: "yolo" (later "localize", "landmarks", "window").
+        task: "yolo" or "landmarks" (later "localize", "window").
         architecture: how to build the network again, the arguments of `models.build`.
         class_names: names in label order.
         input_hw: canvas height and width in pixels.
@@ -34,6 +34,11 @@ class ModelCard:
         pad_value: grey level of the letterbox's padding, 0-255.
         anchors_wh_px: per pyramid level, A anchors as [width, height] in canvas pixels.
         thresholds: {"conf": score below which a box is dropped, "iou": NMS overlap}.
+        point_names: names of the P points a model of points gives for each box, in order.
+        flip_pairs: pairs of point indices that change places in a mirrored photo.
+        point_edges: pairs of point indices to be joined by a line in pictures.
+        crop_margin: a model that looks at crops of boxes sees a square window; the room on each side of the box in
+            it, as a share of the box's longer side.
         training: data set name and content hash, images and boxes used and left out, epochs, seed, metrics.
         licences: {"code": ..., "weights": ..., "data": ...}.
     """
@@ -46,6 +51,10 @@ class ModelCard:
     pad_value: int = 114
     anchors_wh_px: tuple[tuple[tuple[float, float], ...], ...] = ()
     thresholds: dict[str, float] = field(default_factory=lambda: {"conf": 0.25, "iou": 0.6})
+    point_names: tuple[str, ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    point_edges: tuple[tuple[int, int], ...] = ()
+    crop_margin: float = 0.0
     training: dict[str, Any] = field(default_factory=dict)
     licences: dict[str, str] = field(default_factory=dict)
     format_version: int = CARD_FORMAT_VERSION
@@ -80,7 +89,12 @@ class ModelCard:
             needed = card_field.default is MISSING and card_field.default_factory is MISSING
             if needed and card_field.name not in values:
                 raise WeightsError(f"the model card has no '{card_field.name}'", file=file)
-        return cls(**{key: _card_value(key, value, file) for key, value in values.items()})
+        card = cls(**{key: _card_value(key, value, file) for key, value in values.items()})
+        for key in ("flip_pairs", "point_edges"):
+            if any(index >= len(card.point_names) for pair in getattr(card, key) for index in pair):
+                found, expected = _brief(values[key]), f"indices below {len(card.point_names)}, the number of points"
+                raise WeightsError(f"'{key}' in the model card", file=file, found=found, expected=expected)
+        return card
 
 
 @dataclass(frozen=True)
@@ -246,10 +260,14 @@ def _listed(value: Any, convert: Callable[[Any], Any]) -> tuple[Any, ...]:
     return tuple(convert(item) for item in value)
 
 
-def _class_names(value: Any) -> tuple[str, ...]:
+def _names(value: Any, at_least: int) -> tuple[str, ...]:
     names = _listed(value, _text)
-    _need(0 < len(names) == len(set(names)))
+    _need(at_least <= len(names) == len(set(names)))
     return names
+
+
+def _index_pairs(value: Any) -> tuple[tuple[int, int], ...]:
+    return _listed(value, lambda pair: _pair(pair, lambda index: _whole(index, 0, _MAX_SIDE_PX)))
 
 
 def _pair(value: Any, convert: Callable[[Any], Any]) -> tuple[Any, Any]:
@@ -276,7 +294,7 @@ def _thresholds(value: Any) -> dict[str, float]:
 _CARD_VALUES: dict[str, tuple[Callable[[Any], Any], str]] = {  # key -> (check and convert, what it should be)
     "task": (_text, "a text"),
     "architecture": (_table, "an object"),
-    "class_names": (_class_names, "a list of different names"),
+    "class_names": (lambda v: _names(v, 1), "a list of different names"),
     "input_hw": (lambda v: _pair(v, lambda side: _whole(side, 1, _MAX_SIDE_PX)), "[height, width] in pixels"),
     "fit": (lambda v: _one_of(v, FITS), " or ".join(FITS)),
     "pad_value": (lambda v: _whole(v, 0, 255), "a whole number, 0-255"),
@@ -284,6 +302,10 @@ _CARD_VALUES: dict[str, tuple[Callable[[Any], Any], str]] = {  # key -> (check a
         lambda v: _listed(v, lambda level: _listed(level, lambda anchor: _pair(anchor, _number))),
         "lists of [width, height]",
     ),
+    "point_names": (lambda v: _names(v, 0), "a list of different names"),
+    "flip_pairs": (_index_pairs, "pairs of point indices"),
+    "point_edges": (_index_pairs, "pairs of point indices"),
+    "crop_margin": (lambda v: _number(v, 10), "a number, 0-10"),
     "thresholds": (_thresholds, '{"conf": 0-1, "iou": 0-1}'),
     "training": (_table, "an object"),
     "licences": (lambda v: {key: _text(text) for key, text in _table(v).items()}, "an object of texts"),

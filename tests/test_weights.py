@@ -27,6 +27,10 @@ FULL = card_with(
     licences={"code": "Apache-2.0"},
     class_names=("red", "синий", "bus stop"),
     fit="stretch",
+    point_names=("left_eye", "right_eye"),
+    flip_pairs=((0, 1),),
+    point_edges=((0, 1),),
+    crop_margin=0.1,
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -69,6 +73,12 @@ def test_a_card_survives_the_round_trip(card: ModelCard) -> None:
         ({"thresholds": {"conf": 0.5, "iou": 1.5}}, "'thresholds'"),
         ({"anchors_wh_px": [[[1, 2, 3]]]}, "'anchors_wh_px'"),
         ({"anchors_wh_px": [[[1, -2]]]}, "'anchors_wh_px'"),
+        ({"point_names": ["nose", "nose"]}, "'point_names'"),
+        ({"point_names": ["a", "b"], "flip_pairs": [[0, 2]]}, "indices below 2, the number of points"),
+        ({"point_names": ["a", "b"], "point_edges": [[0, 1, 1]]}, "'point_edges'"),
+        ({"point_edges": [[0, 0]]}, "indices below 0"),
+        ({"flip_pairs": [[-1, 0]]}, "'flip_pairs'"),
+        ({"crop_margin": -0.1}, "'crop_margin'"),
         ({"architecture": None}, "'architecture'"),
         ({"licences": {"code": 1}}, "'licences'"),
         ({"format_version": 2}, "a newer detkit"),
@@ -84,6 +94,13 @@ def test_a_wrong_card_is_refused_in_one_line(change: dict[str, Any], said: str) 
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith("model.onnx: ")
+
+
+def test_a_card_from_before_there_were_points_is_read() -> None:
+    values = json.loads(CARD.to_json())
+    for key in ("point_names", "flip_pairs", "point_edges", "crop_margin"):
+        del values[key]
+    assert ModelCard.from_json(json.dumps(values)) == CARD
 
 
 @pytest.mark.parametrize(

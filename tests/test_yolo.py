@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from detkit.detections import Detections  # noqa: E402
+from detkit.models.build import architecture  # noqa: E402
 from detkit.models.yolo import Raw, Yolo, YoloSettings, stack_targets  # noqa: E402
 
 ANCHORS = [[[8.0, 8.0], [8.0, 24.0]], [[32.0, 32.0], [48.0, 24.0]], [[80.0, 60.0], [120.0, 90.0]]]
@@ -114,6 +118,106 @@ def test_gains_weigh_the_parts() -> None:
     heavy = Yolo(YoloSettings("lenet5", False, 16, 2, box_gain=2, objectness_gain=3, class_gain=4), "ab", ANCHORS)
     one, many = plain.loss(_raw(), truth), heavy.loss(_raw(), truth)
     assert [many[k].item() / one[k].item() for k in ("box", "objectness", "class")] == pytest.approx([2, 3, 4])
+
+
+def _with(model: Yolo, **changes: object) -> Yolo:
+    """A network without weights of its own, for its loss: the settings changed, the anchors and classes the same."""
+    return Yolo(replace(model.settings, **changes), model.class_names, ANCHORS)
+
+
+PARTS = [("shape", "bce"), ("shape", "focal"), ("shape", "quality"), ("simota", "bce"), ("simota", "quality")]
+
+
+@pytest.mark.parametrize(("assign", "objectness"), PARTS)
+def test_no_objects_and_only_crowds(model: Yolo, assign: str, objectness: str) -> None:
+    chosen = _with(model, assign=assign, objectness=objectness)
+    for truth in (_truth([], []), _truth([[0, 0, 96, 64]], [0], [True])):
+        raw = Raw(tuple(level.clone().requires_grad_() for level in _raw(fill=0.0).levels))
+        parts = chosen.loss(raw, [truth])
+        assert parts["box"].item() == parts["class"].item() == 0
+        assert math.isfinite(parts["objectness"].item())
+        assert (parts["objectness"].item() == 0) == (len(truth) == 1)  # the crowd covers every cell
+        sum(parts.values()).backward()
+        for level in raw.levels:
+            assert torch.isfinite(level.grad).all()
+
+
+@pytest.mark.parametrize(("assign", "objectness"), PARTS)
+def test_descending_the_loss_finds_the_objects(model: Yolo, assign: str, objectness: str) -> None:
+    """The raw output itself is trained: whatever assigns and whatever scores, the truth must come out on top."""
+    chosen = _with(model, assign=assign, objectness=objectness)
+    truth = _truth([[38, 14, 47, 39], [2, 3, 60, 50], [70, 10, 95, 30]], [1, 0, 1])
+    raw = Raw(tuple(level.clone().requires_grad_() for level in _raw(fill=-3.0).levels))
+    optimizer = torch.optim.Adam(raw.levels, lr=0.3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        parts = chosen.loss(raw, [truth])
+        sum(parts.values()).backward()
+        optimizer.step()
+    assert parts["box"].item() < 0.15
+    assert parts["class"].item() < 0.05
+    boxes, scores, _ = chosen.decode(raw)
+    gap = (boxes[0, :, None] - torch.from_numpy(truth.boxes_xyxy)).abs().amax(2)  # [N, M]
+    for target, label in enumerate(truth.labels):
+        assert scores[0, gap[:, target] < 2, label].max() > 0.5
+    assert scores[0, gap.amin(1) > 10].max() < 0.1
+
+
+def test_focal_and_quality_objectness_by_hand(model: Yolo) -> None:
+    # all logits 0, so p = 1/2: cross-entropy ln 2 whatever is wanted; 252 slots, of which the box of
+    # 9 x 25 takes 9: both anchors of stride 8 (8x8 by 3.1, 8x24) in 3 cells and 32x32 of stride 16 (by 3.6) in 3
+    truth, raw = [_truth([[38, 14, 47, 39]], [1])], _raw(fill=0.0)
+    empty = 252 - 9  # and a gain of 5 stands for a weight of 1 on what is a sum per match
+    focal = _with(model, objectness="focal", objectness_gain=5.0).loss(raw, truth)["objectness"].item()
+    assert focal == pytest.approx((9 * 0.25 + empty * 0.75) / 4 * math.log(2) / 9)
+    perfect = _raw(fill=0.0)
+    for level in perfect.levels:
+        level[..., :4] = -50.0  # boxes without area: the IoU reached is 0
+    quality = _with(model, objectness="quality", objectness_gain=5.0).loss(perfect, truth)["objectness"].item()
+    assert quality == pytest.approx(252 / 4 * math.log(2) / 9)
+
+
+@pytest.mark.parametrize("objectness", ["focal", "quality"])
+def test_crowds_silence_focal_objectness_too(model: Yolo, objectness: str) -> None:
+    raw = Raw(tuple(level.clone().requires_grad_() for level in _raw(fill=0.0).levels))
+    truth = _truth([[0, 0, 40, 64]], [0], [True])
+    sum(_with(model, objectness=objectness).loss(raw, [truth]).values()).backward()
+    columns = raw.levels[0].grad[0, 0, :, :, 4].abs().sum(0)
+    assert (columns[:5] == 0).all()
+    assert (columns[5:] > 0).all()
+
+
+@pytest.mark.parametrize("assign", ["shape", "simota"])
+def test_a_network_gone_wrong_shows_in_the_loss_and_nowhere_else(model: Yolo, assign: str) -> None:
+    raw, truth = _raw(fill=0.0), [_truth([[38, 14, 47, 39], [2, 3, 60, 50]], [1, 0])]
+    raw.levels[0][:, :, :, :6] = math.nan
+    parts = _with(model, assign=assign).loss(raw, truth)
+    assert not math.isfinite(sum(parts.values()).item())
+
+
+def test_label_smoothing_by_hand(model: Yolo) -> None:
+    truth, raw = [_truth([[38, 14, 47, 39]], [1])], _raw(fill=0.0)
+    for level in raw.levels:
+        level[..., 6] = math.log(3)  # the true class at 3/4, the other at 1/2
+    yes, no = math.log(4) - math.log(3), math.log(4)  # cross-entropy of 3/4 with 1 and with 0
+    for smoothing in (0.0, 0.2):
+        loss = _with(model, label_smoothing=smoothing, class_gain=1.0).loss(raw, truth)["class"].item()
+        half = smoothing / 2
+        assert loss == pytest.approx((1 - half) * yes + half * no + math.log(2))  # a mean over the matches
+
+
+def test_ways_of_training_are_checked_and_stay_out_of_the_card() -> None:
+    for wrong in (
+        {"assign": "tal"},
+        {"objectness": "IoU"},
+        {"label_smoothing": 1.0},
+        {"label_smoothing": -0.1},
+        {"label_smoothing": math.nan},
+    ):
+        with pytest.raises(ValueError, match=f"model.{next(iter(wrong))} is "):
+            YoloSettings(**wrong)
+    changed = YoloSettings(assign="simota", objectness="quality", label_smoothing=0.1)
+    assert architecture(changed) == architecture(YoloSettings())
 
 
 def test_stack_targets_of_a_batch_with_empty_images() -> None:

@@ -22,6 +22,10 @@ Photos = Annotated[
     list[str], typer.Argument(metavar="PHOTOS", help="Image files, folders (with all they hold) or 'glob*.jpg'.")
 ]
 MaxDet = Annotated[int | None, typer.Option("--max-det", metavar="N", help="At most N boxes a photo (default: 100).")]
+Landmarks = Annotated[
+    str | None,
+    typer.Option("--landmarks", metavar="FILE|NAME", help="A model of points, run on each box of a class it knows."),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="DIR", help=f"Folder for annotated pictures (default: {DEFAULT_OUT})."),
@@ -38,6 +42,8 @@ def detect(
     conf: options.Conf = None,
     iou: options.Iou = None,
     max_det: MaxDet = None,
+    landmarks: Landmarks = None,
+    backend: options.BackendForMany = "auto",
     out: Out = None,
     no_pictures: NoPictures = False,
     json: Json = False,
@@ -46,6 +52,7 @@ def detect(
 
     Writes a copy of every photo with its objects framed and prints what was found as a table, or with --json as one
     JSON document. Photos that cannot be read are named, the others go on, and the exit code is 3.
+    With --landmarks each box gets its points; a model of points given as --weights looks at each photo as a whole.
 
     Try it:  detkit detect photo.jpg --out pictures
     """
@@ -57,8 +64,11 @@ def detect(
 
     folder = None if no_pictures or (json and out is None) else out or DEFAULT_OUT
     items = find_images(photos, leave_out=folder)
-    predictor = Predictor(weights, conf=conf, iou=iou, max_det=max_det)
-    pictures = None if folder is None else PictureFolder(folder, predictor.class_names, items)
+    predictor = Predictor(
+        weights, conf=conf, iou=iou, max_det=max_det, engine=backend, photos=len(items), landmarks=landmarks
+    )
+    edges = predictor.points_card.point_edges
+    pictures = None if folder is None else PictureFolder(folder, predictor.class_names, items, edges)
     start_s = time.perf_counter()
     records, unreadable = _run(predictor, items, pictures)
     took_s = time.perf_counter() - start_s
@@ -90,7 +100,7 @@ def _run(
 
     for item in terminal.progress(items, total=len(items), title="detecting"):
         for frame, detections in predictor.stream([item], on_unreadable):
-            records.append(record(frame, detections, predictor.class_names))
+            records.append(record(frame, detections, predictor.class_names, predictor.points_card.point_names))
             if pictures is not None:
                 records[-1]["picture"] = str(pictures.write(frame, detections))
     return records, unreadable
@@ -108,6 +118,8 @@ def _document(predictor: Predictor, records: list[dict[str, Any]]) -> dict[str, 
         "iou": used.iou,
         "max_det": used.max_det,
     }
+    if predictor.landmarks is not None and predictor.landmarks.path is not None:
+        model["landmarks"] = predictor.landmarks.path.name
     return {"version": RECORDS_VERSION, "model": model, "images": records}
 
 

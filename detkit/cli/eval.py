@@ -12,8 +12,10 @@ from detkit.cli import options, terminal
 from detkit.data import formats
 from detkit.data.dataset import Dataset, check_class_names
 from detkit.detections import Detections
+from detkit.engines import EngineName, weights_suffix
 from detkit.errors import DataError, UsageError
 from detkit.evaluate.coco import CONF_FLOOR, MAX_DET, CocoResult, Engine, evaluate, results_list
+from detkit.evaluate.intervals import Intervals, bootstrap
 from detkit.files import replacing
 from detkit.infer.predictor import Predictor
 from detkit.weights import find_weights, read_card
@@ -46,6 +48,7 @@ def eval_(
     engine: Annotated[
         Engine, typer.Option("--engine", help="Who computes the figures; both give the same.")
     ] = "hotcoco",
+    backend: options.Backend = "auto",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Photos per run of the network.")] = 1,
     save_predictions: Annotated[
         Path | None,
@@ -57,25 +60,51 @@ def eval_(
 
     Prints COCO's 12 figures (0 to 1) and AP for each class, by COCO's rules: at most 100 boxes per image, and a
     detection on a crowd box counts neither way. A figure with nothing to measure is "-" in the table and -1 in JSON.
+    The interval is where the figure would lie on other photos of the same kind, by a bootstrap over images.
+
+    A model of points is measured by how far its points lie from the labelled ones, in the labelled boxes: NME, failure
+    rates, the cumulative curve (with --json), each point, and the mean shape for comparison.
 
     Example:  detkit eval street --split val --weights runs/street/best.onnx
     """
-    file = find_weights(weights)
+    file = find_weights(weights, weights_suffix(backend))
     card = read_card(file)
     dataset = _read(data, split)
     terminal.say(terminal.describe_dataset(dataset))
     check_class_names(card.class_names, dataset)
     if save_predictions is not None:
         _check_target(save_predictions, dataset)
-    predictions = _predict(Predictor(file, conf=CONF_FLOOR, max_det=MAX_DET), dataset, batch)
+    where: dict[str, Any] = {"data": str(dataset.source), "split": dataset.split, "format": dataset.format}
+    where |= {"weights": str(file)}
+    if card.task == "landmarks":
+        _eval_points(file, dataset, backend, save_predictions, where if as_json else None)
+        return
+    predictor = Predictor(file, conf=CONF_FLOOR, max_det=MAX_DET, engine=backend)
+    predictions = _predict(predictor, dataset, batch)
+    terminal.say(f"boxes by {file.name} on {predictor.engine.name}")
     if save_predictions is not None:
         _write_json(save_predictions, results_list(dataset, predictions))
-    result = evaluate(dataset, predictions, engine)
+    result, spread = evaluate(dataset, predictions, engine), bootstrap(dataset, predictions)
     if as_json:
-        where = {"data": str(dataset.source), "split": dataset.split, "format": dataset.format, "weights": str(file)}
-        terminal.print_json(result.to_dict() | where | {"conf": CONF_FLOOR, "iou": card.thresholds["iou"]})
+        where |= {"backend": predictor.engine.name, "conf": CONF_FLOOR, "iou": card.thresholds["iou"]}
+        terminal.print_json(result.to_dict() | {"intervals": spread.to_dict()} | where)
     else:
-        _print_tables(result)
+        _print_tables(result, spread)
+
+
+def _eval_points(
+    file: Path, dataset: Dataset, backend: EngineName, save_to: Path | None, json_with: dict[str, Any] | None
+) -> None:
+    """The same for a model of points; tables, or JSON together with `json_with`."""
+    from detkit.cli.eval_points import eval_points, print_tables
+
+    result, rows = eval_points(file, dataset, backend)
+    if save_to is not None:
+        _write_json(save_to, rows)
+    if json_with is None:
+        print_tables(result)
+    else:
+        terminal.print_json(result.to_dict() | json_with)
 
 
 def _read(data: Path, split: str | None) -> Dataset:
@@ -109,13 +138,27 @@ def _write_json(target: Path, document: Any) -> None:
         partial.write_text(json.dumps(document), encoding="utf-8")
 
 
-def _print_tables(result: CocoResult) -> None:
-    figures = [(name, _number(value), _MEANINGS[name]) for name, value in result.figures().items()]
-    terminal.print_table(("figure", "value", "what it says"), figures, right=("value",))
+def _print_tables(result: CocoResult, spread: Intervals) -> None:
+    known = spread.figures()
+    headers: tuple[str, ...] = ("figure", "value", "95 % interval", "what it says")
+    figures = [
+        (name, _number(value), _range(*known.get(name, (-1.0, -1.0))), _MEANINGS[name])
+        for name, value in result.figures().items()
+    ]
+    terminal.print_table(headers, figures, right=headers[1:2])
     print()
-    rows = [(c.name, _number(c.AP), _number(c.AP50), str(c.truths), str(c.detections)) for c in result.per_class]
-    headers = ("class", "AP", "AP50", "truths", "detections")
-    terminal.print_table(headers, rows, right=headers[1:])
+    headers = ("class", "AP", "95 % interval", "AP50", "truths", "detections")
+    rows = [
+        (c.name, _number(c.AP), _range(*own.AP), _number(c.AP50), str(c.truths), str(c.detections))
+        for c, own in zip(result.per_class, spread.per_class, strict=True)
+    ]
+    terminal.print_table(headers, rows, right=("AP", *headers[3:]))
+    if spread.resolution >= 0:
+        terminal.say(f"this set can tell apart differences of about {spread.resolution:.3f} AP")
+
+
+def _range(low: float, high: float) -> str:
+    return "" if low < 0 else f"{low:.3f} to {high:.3f}"
 
 
 def _number(value: float) -> str:

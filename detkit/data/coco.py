@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detkit.data.coco_annotation import NUMBERS, read_annotation
+from detkit.data.coco_writer import write as write
 from detkit.data.dataset import Dataset, Sample
-from detkit.data.folders import PhotoFinder, by_split, inner_name, new_folder, place_photo
+from detkit.data.findings import Fault, Report, stop
+from detkit.data.folders import (
+    PhotoFinder,
+    photo_fault,
+    stays_inside,
+)
+from detkit.data.keypoints import Points, read_points
 from detkit.data.label_files import checked_class_names, choose_split, placed, read_bytes, short, split_word, wrong
 from detkit.detections import Detections
 from detkit.errors import DataError
@@ -24,8 +32,21 @@ _PATTERNS = ("annotations/instances_*.json", "annotations/*.json", "*/_annotatio
 _OTHER_TASKS = ("captions_", "panoptic_", "stuff_", "image_info_")
 _WHOLE_SETS = ("annotations", "labels", "instances", "coco", "_annotations.coco", "instances_default")
 _Entry = dict[str, Any]  # one JSON object
-_NUMBERS = frozenset({int, float})
-_LIMIT_PX = 10**9  # no photo's coordinate is beyond; NaN and infinity are not below it either
+
+
+class _Photos(NamedTuple):
+    """The photos, and the row in that list for each image id; None for a photo that is left out."""
+
+    samples: list[Sample]
+    row_of: dict[int, int | None]
+
+
+class _Table(NamedTuple):
+    """Annotations [N, 8]: photo, label, x, y, w, h, crowd, area; their ids [N]; and themselves."""
+
+    values: NDArray[np.float64]
+    ids: NDArray[np.int64]
+    annotations: list[_Entry]
 
 
 def splits(path: Path) -> dict[str, Path]:
@@ -50,30 +71,36 @@ def _named(files: Sequence[Path]) -> dict[str, Path]:
     return named if len(named) == len(files) else {file.stem: file for file in files}
 
 
-def read(path: Path, split: str | None = None, *, need_photos: bool = True) -> Dataset:
+def read(path: Path, split: str | None = None, *, need_photos: bool = True, report: Report = stop) -> Dataset:
     """Read COCO labels; a box that reaches over the photo's edge is kept as it is, one wholly outside is refused.
 
     Args:
         path: the data set's folder, or one label file, whose photos lie beside it.
         split: "train", "val", ...; None where there is only one.
         need_photos: refuse labels whose photo is not on disk; False suits an evaluation of stored results.
+        report: gets each fault; by default the first is raised.
     Returns:
         The split; `truth.crowd` is always there, `truth.points_xyv` where every class used has equally many points.
     Raises:
         DataError: no such split, or a label file that cannot be used as a whole.
     """
     name, file = choose_split(splits(path), split, path)
-    document = _load(file)
-    categories = _categories(document["categories"], file)
-    names = checked_class_names((category.get("name") for category in categories.values()), file)
-    samples = _photos(document["images"], PhotoFinder(_photo_folders(file, name)), need_photos, file)
-    samples = list(_labelled(samples, document["annotations"], categories, file))
+    document = _load(file, report)
+    categories = _categories(document["categories"], file, report)
+    names = checked_class_names((category.get("name") for category in categories.values()), file, report)
     home = path.absolute() if path.is_dir() else file.absolute().parent
     home = home.parent if home.name == "annotations" else home
-    return Dataset(home.name, names, tuple(samples), file, "coco", name, tuple(categories))
+    finder = PhotoFinder(_photo_folders(file, name))
+    photos = _photos(document, finder, home if need_photos else None, file, report)
+    table = _table(document["annotations"], photos, categories, file, report)
+    points = _points(table.annotations, categories, photos, file, report)
+    has_areas = any("area" in annotation for annotation in table.annotations)
+    samples = tuple(_labelled(photos.samples, table, points.xyv, has_areas))
+    ids = tuple(categories)
+    return Dataset(home.name, names, samples, file, "coco", name, ids, points.names, points.edges)
 
 
-def _load(file: Path) -> dict[str, list[_Entry]]:
+def _load(file: Path, report: Report) -> dict[str, list[_Entry]]:
     try:
         document = json.loads(read_bytes(file))
     except json.JSONDecodeError as error:
@@ -87,20 +114,23 @@ def _load(file: Path) -> dict[str, list[_Entry]]:
             raise wrong(f"{key} is wrong", file, document.get(key), "a list")
         for position, entry in enumerate(document[key]):
             if type(entry) is not dict:
-                raise wrong(f"{key}[{position}] is wrong", file, entry, "an object")
+                report(wrong(f"{key}[{position}] is wrong", file, entry, "an object"))
+        document[key] = [entry for entry in document[key] if type(entry) is dict]
     if not document["images"]:
         raise DataError("no images", file=file, expected="at least one")
     return document
 
 
-def _categories(entries: list[_Entry], file: Path) -> dict[int, _Entry]:
+def _categories(entries: list[_Entry], file: Path, report: Report) -> dict[int, _Entry]:
     """The categories by id, in the order of their ids."""
     by_id: dict[int, _Entry] = {}
     for position, entry in enumerate(entries):
         number = entry.get("id")
         if type(number) is not int or number in by_id:
-            raise wrong(f"categories[{position}].id is wrong", file, number, "an integer used once")
-        by_id[number] = entry
+            code = "class-id-twice" if type(number) is int else "labels-wrong"
+            report(wrong(f"categories[{position}].id is wrong", file, number, "an integer used once", code=code))
+        else:
+            by_id[number] = entry
     return dict(sorted(by_id.items()))
 
 
@@ -113,179 +143,145 @@ def _photo_folders(file: Path, split: str) -> list[Path]:
     return [base / name for base in bases for name in (*inner, "images", "data", ".")]
 
 
-def _photos(entries: list[_Entry], finder: PhotoFinder, need_photos: bool, file: Path) -> list[Sample]:
-    """The photos as samples that have no labels yet."""
-    samples = []
-    numbers: set[int] = set()
-    names: set[str] = set()
-    for position, entry in enumerate(entries):
-        number, name = entry.get("id"), entry.get("file_name")
-        if type(number) is not int or number in numbers:
-            raise wrong(f"images[{position}].id is wrong", file, number, "an integer used once")
-        if type(name) is not str or not name or name in names:
-            raise wrong(f"images[{position}].file_name is wrong", file, name, "a name used once")
-        numbers.add(number)
-        names.add(name)
-        path = finder.find(name) or finder.find(name.replace("\\", "/"))
-        if path is None and need_photos:
-            tried = ", ".join(str(folder) for folder in finder.folders if folder.is_dir())
-            raise DataError(f"the photo {short(name)} (image id {number}) is missing; looked in {tried}", file=file)
-        size_hw = _size_hw(entry, path, f"images[{position}]", file)
-        samples.append(Sample(name, path or finder.folders[-1] / name, Detections.empty(size_hw, scored=False), number))
-    return samples
+def _photos(
+    document: Mapping[str, list[_Entry]], finder: PhotoFinder, home: Path | None, file: Path, report: Report
+) -> _Photos:
+    """The photos as samples that have no labels yet; those that cannot be used, or are listed twice, are faults."""
+    samples: list[Sample] = []
+    row_of: dict[int, int | None] = {}
+    names: dict[str, int] = {}
+    boxes_of = Counter(n for entry in document["annotations"] if type(n := entry.get("image_id")) is int)
+    for position, entry in enumerate(document["images"]):
+        number: Any = entry.get("id")
+        name: Any = entry.get("file_name")
+        try:
+            if type(number) is not int or number in row_of:
+                code = "labels-wrong" if type(number) is not int else "image-id-twice"
+                raise wrong(f"images[{position}].id is wrong", file, number, "an integer used once", code=code)
+            if type(name) is not str or not name or name in names:
+                code = "image-twice" if type(name) is str and name else "labels-wrong"
+                raise wrong(f"images[{position}].file_name is wrong", file, name, "a name used once", code=code)
+            sample = _photo(entry, finder, home, position, file, report)
+            row_of[number], names[name] = len(samples), len(samples)
+            samples.append(sample)
+        except Fault as fault:
+            photo = fault.photo or (finder.folders[0] / name if type(name) is str else None)
+            first = row_of.get(number) if type(number) is int else None
+            boxes = boxes_of[number] if type(number) is int and first is None else 0
+            if fault.code == "image-twice":  # its boxes become the first one's
+                photo, boxes, row_of[number] = samples[names[name]].image_path, 0, names[name]
+            elif type(number) is int:
+                row_of[number] = None
+            if first is not None:  # two photos have this id: the boxes may be either's
+                report(placed(fault, fault.message, file, photo=samples[first].image_path, boxes=boxes_of[number]))
+            report(
+                placed(fault, fault.message, file if fault.file is None else Path(fault.file), photo=photo, boxes=boxes)
+            )
+    return _Photos(samples, row_of)
 
 
-def _size_hw(entry: _Entry, path: Path | None, where: str, file: Path) -> tuple[int, int]:
-    """The size the label file records, else the one in the photo's header."""
+def _photo(entry: _Entry, finder: PhotoFinder, home: Path | None, position: int, file: Path, report: Report) -> Sample:
+    """One photo; `home` is the folder it has to lie in, None where it need not be there at all."""
+    number, name = entry["id"], entry["file_name"]
+    path = finder.find(name) or finder.find(name.replace("\\", "/"))
+    if home is not None and not stays_inside(path or finder.folders[0] / name, [home]):
+        what = f"images[{position}].file_name leaves the data folder"
+        raise wrong(what, file, name, f"a photo in {home}", code="path-outside")
+    if path is None and home is not None:
+        tried = ", ".join(str(folder) for folder in finder.folders if folder.is_dir())
+        what = f"the photo {short(name)} (image id {number}) is missing; looked in {tried}"
+        raise Fault("image-missing", what, file=file)
     sides: list[Any] = [entry.get("height"), entry.get("width")]
-    if path is not None and None in sides:
-        return read_size_hw(path)
-    if not all(type(side) in _NUMBERS and 0 < side < 10**6 and side == int(side) for side in sides):
-        raise wrong(f"{where} has no usable height and width", file, sides, "pixels")
-    return int(sides[0]), int(sides[1])
+    sound = all(type(side) in NUMBERS and 0 < side < 10**6 and side == int(side) for side in sides)
+    if not sound and (path is None or None not in sides):
+        what, code = f"images[{position}] has no usable height and width", "image-size-wrong"
+        report(Fault(code, what, file=file, found=short(sides), expected="pixels", photo=path))
+    if not sound and path is not None:
+        try:
+            sides = list(read_size_hw(path))
+        except DataError as error:
+            raise photo_fault(path, error) from None
+    size_hw = int(sides[0]), int(sides[1])
+    return Sample(name, path or finder.folders[-1] / name, Detections.empty(size_hw, scored=False), number, None, file)
 
 
 def _labelled(
-    samples: list[Sample], annotations: list[_Entry], categories: Mapping[int, _Entry], file: Path
+    samples: Sequence[Sample], table: _Table, points_xyv: NDArray[np.float32] | None, has_areas: bool
 ) -> Iterator[Sample]:
-    """The samples with their boxes: one table of all annotations, sorted by photo and cut where the photo changes."""
-    table = _table(samples, annotations, categories, file)  # [N, 8]: photo, label, x, y, w, h, crowd, area
-    points_xyv = _points(annotations, categories, file)  # [N, P, 3]
-    order = np.argsort(table[:, 0], kind="stable")
-    table = table[order]
-    boxes_xyxy = np.hstack([table[:, 2:4], table[:, 2:4] + table[:, 4:6]]).astype(np.float32)
-    labels, crowd = table[:, 1].astype(np.int64), table[:, 6] != 0
-    areas_px = table[:, 7] if any("area" in annotation for annotation in annotations) else None
+    """The samples with their boxes: the table of all annotations, sorted by photo and cut where the photo changes."""
+    order = np.argsort(table.values[:, 0], kind="stable")
+    values, ids = table.values[order], table.ids[order]
+    boxes_xyxy = np.hstack([values[:, 2:4], values[:, 2:4] + values[:, 4:6]]).astype(np.float32)
+    labels, crowd = values[:, 1].astype(np.int64), values[:, 6] != 0
+    areas_px = values[:, 7] if has_areas else None
     points_xyv = None if points_xyv is None else points_xyv[order]
-    bounds = np.searchsorted(table[:, 0], np.arange(len(samples) + 1)).tolist()
-    for sample, start, stop in zip(samples, bounds, bounds[1:], strict=False):
-        own = slice(start, stop)
+    bounds = np.searchsorted(values[:, 0], np.arange(len(samples) + 1)).tolist()
+    for sample, start, stop_ in zip(samples, bounds, bounds[1:], strict=False):
+        own = slice(start, stop_)
         points = None if points_xyv is None else points_xyv[own]
         truth = Detections(sample.truth.size_hw, boxes_xyxy[own], labels[own], points_xyv=points, crowd=crowd[own])
-        yield replace(sample, truth=truth, areas_px=None if areas_px is None else areas_px[own])
+        yield replace(sample, truth=truth, areas_px=None if areas_px is None else areas_px[own], rows=ids[own])
 
 
 def _table(
-    samples: list[Sample], annotations: list[_Entry], categories: Mapping[int, _Entry], file: Path
-) -> NDArray[np.float64]:
-    photo_of = {sample.image_id: (row, *sample.truth.size_hw) for row, sample in enumerate(samples)}
+    annotations: list[_Entry], photos: _Photos, categories: Mapping[int, _Entry], file: Path, report: Report
+) -> _Table:
+    """All annotations that can be used; those of photos that are left out are left out too."""
+    samples = photos.samples
+    place_of = {n: None if k is None else (k, *samples[k].truth.size_hw) for n, k in photos.row_of.items()}
     label_of = {number: label for label, number in enumerate(categories)}
-    rows, seen = [], set()
+    rows: list[Sequence[float]] = []
+    ids: list[int] = []
+    kept: list[_Entry] = []
+    seen: set[int] = set()
+
+    def tell(fault: Fault, position: int, boxes: int) -> None:
+        annotation = annotations[position]
+        number, owner = annotation.get("id"), annotation.get("image_id")
+        row = photos.row_of.get(owner) if type(owner) is int else None
+        where = f"annotations[{position}] (id {short(number)}): {fault.message}"
+        photo = None if row is None else samples[row].image_path
+        item = number if type(number) is int else None
+        report(placed(fault, where, file, photo=photo, item=item, boxes=boxes))
+
     for position, annotation in enumerate(annotations):
+        number = annotation.get("id", -1 - position)
+        if type(number) is not int or number in seen:
+            code = "annotation-id-twice" if type(number) is int else "labels-wrong"
+            tell(wrong("its id is wrong", None, number, "an integer used once", code=code), position, 0)
+            number = -1 - position
+        seen.add(number)
         try:
-            number = annotation.get("id", -1 - position)
-            if type(number) is not int or number in seen:
-                raise wrong("its id is wrong", None, number, "an integer used once")
-            seen.add(number)
-            rows.append(_row(annotation, photo_of, label_of))
-        except DataError as error:
-            raise placed(
-                error, f"annotations[{position}] (id {short(annotation.get('id'))}): {error.message}", file
-            ) from None
-    return np.array(rows, np.float64).reshape(-1, 8)
+            row: Sequence[float] | None = read_annotation(annotation, place_of, label_of)
+        except Fault as fault:
+            tell(fault, position, int(fault.mended is None))
+            row = fault.mended
+        if row is not None:
+            rows.append(row)
+            ids.append(number if abs(number) < 2**63 else -1)
+            kept.append(annotation)
+    return _Table(np.array(rows, np.float64).reshape(-1, 8), np.array(ids, np.int64), kept)
 
 
-def _row(
-    annotation: _Entry, photo_of: Mapping[int, tuple[int, int, int]], label_of: Mapping[int, int]
-) -> tuple[float, ...]:
-    """Photo, label, x, y, w, h, crowd and area of one annotation."""
-    number, category, crowd = annotation.get("image_id"), annotation.get("category_id"), annotation.get("iscrowd", 0)
-    if type(number) is not int or number not in photo_of:
-        raise wrong("a label for a photo that is not in the list", None, number, "an image's id")
-    if type(category) is not int or category not in label_of:
-        raise wrong("unknown category_id", None, category, f"one of {short(list(label_of))}")
-    if crowd not in (0, 1):
-        raise wrong("iscrowd is wrong", None, crowd, "0 or 1")
-    photo, height, width = photo_of[number]
-    x, y, w, h = _box_xywh(annotation)
-    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        raise wrong(f"the bbox lies outside its {width}x{height} photo", None, [x, y, w, h], "a box on the photo")
-    area = annotation.get("area")
-    area = w * h if area is None else area
-    if type(area) not in _NUMBERS or not 0 <= area < _LIMIT_PX**2:
-        raise wrong("the area is wrong", None, area, "square pixels")
-    return photo, label_of[category], x, y, w, h, crowd, area
-
-
-def _box_xywh(annotation: _Entry) -> list[float]:
-    box = annotation["bbox"] if "bbox" in annotation else _polygon_box_xywh(annotation.get("segmentation"))
-    if type(box) is not list or len(box) != 4 or not _NUMBERS.issuperset(map(type, box)):
-        raise wrong("the bbox is wrong", None, box, "[x, y, width, height] in pixels")
-    x, y, w, h = box
-    if not all(-_LIMIT_PX < value < _LIMIT_PX for value in box):
-        raise wrong("the bbox is not finite", None, box, "[x, y, width, height] in pixels")
-    if not (np.float32(x + w) > np.float32(x) and np.float32(y + h) > np.float32(y)):
-        raise wrong("the bbox has no area", None, box, "width and height above 0")
-    return box
-
-
-def _polygon_box_xywh(segmentation: Any) -> list[float] | None:
-    """The box around COCO polygons [[x, y, x, y, ...], ...]; None when they are none."""
-    if type(segmentation) is not list or not all(type(ring) is list and len(ring) % 2 == 0 for ring in segmentation):
-        return None
-    values = list(chain.from_iterable(segmentation))
-    if len(values) < 6 or not _NUMBERS.issuperset(map(type, values)):
-        return None
-    xs, ys = values[0::2], values[1::2]
-    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-
-
-def _points(annotations: list[_Entry], categories: Mapping[int, _Entry], file: Path) -> NDArray[np.float32] | None:
-    """Keypoints [N, P, 3] when some are labelled and every class used has the same number of them."""
-    if not any("keypoints" in annotation for annotation in annotations):
-        return None
-    named = [categories[number].get("keypoints") for number in {a["category_id"] for a in annotations}]
-    counts = {len(names) if type(names) is list else 0 for names in named}
-    if len(counts) != 1 or counts == {0}:
-        return None
-    length = 3 * counts.pop()
-    rows = []
-    for position, annotation in enumerate(annotations):
-        row = annotation.get("keypoints", [0] * length)
-        sound = type(row) is list and len(row) == length and _NUMBERS.issuperset(map(type, row))
-        if not sound or not all(-_LIMIT_PX < value < _LIMIT_PX for value in row):
-            raise wrong(f"annotations[{position}].keypoints are wrong", file, row, f"{length} numbers")
-        rows.append(row)
-    return np.array(rows, np.float32).reshape(len(rows), -1, 3)
-
-
-def write(datasets: Dataset | Sequence[Dataset], root: Path) -> list[str]:
-    """Write splits of the same classes as a COCO data set into a new or empty folder; photos are hard-linked.
-
-    Returns:
-        One line for each thing COCO cannot carry: none.
-    Raises:
-        UsageError: the folder has content, or the data sets do not fit together.
-    """
-    with new_folder(root) as folder:
-        (folder / "annotations").mkdir()
-        for split, dataset in by_split(datasets).items():
-            for sample in dataset:
-                place_photo(sample, folder / "images" / split / inner_name(sample))
-            text = json.dumps(_document(dataset))
-            (folder / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
-    return []
-
-
-def _document(dataset: Dataset) -> dict[str, list[_Entry]]:
-    images: list[_Entry] = []
-    annotations: list[_Entry] = []
-    points = 0
-    for sample in dataset:
-        truth, (height, width) = sample.truth, sample.truth.size_hw
-        images.append({"id": sample.image_id, "file_name": sample.name, "width": width, "height": height})
-        boxes_xyxy = truth.boxes_xyxy.astype(np.float64).round(4)
-        boxes_xywh = np.hstack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]]).round(4)
-        areas_px = boxes_xywh[:, 2:].prod(1).round(4) if sample.areas_px is None else sample.areas_px
-        for row, box_xywh in enumerate(boxes_xywh.tolist()):
-            entry = {"id": len(annotations) + 1, "image_id": sample.image_id, "bbox": box_xywh}
-            entry["category_id"] = dataset.category_ids[truth.labels[row]]
-            entry |= {"area": float(areas_px[row]), "iscrowd": int(truth.crowd is not None and truth.crowd[row])}
-            if truth.points_xyv is not None:
-                points = truth.points_xyv.shape[1]
-                entry["keypoints"] = truth.points_xyv[row].astype(np.float64).round(4).ravel().tolist()
-            annotations.append(entry)
-    names = {"keypoints": [f"point_{k + 1}" for k in range(points)]} if points else {}
-    numbered = zip(dataset.category_ids, dataset.class_names, strict=True)
-    categories = [{"id": number, "name": name, **names} for number, name in numbered]
-    return {"images": images, "annotations": annotations, "categories": categories}
+def _points(
+    annotations: list[_Entry], categories: Mapping[int, _Entry], photos: _Photos, file: Path, report: Report
+) -> Points:
+    """The keypoints; those that cannot be read are faults, and become points nobody labelled."""
+    samples = photos.samples
+    sizes_hw = {n: samples[row].truth.size_hw for n, row in photos.row_of.items() if row is not None}
+    try:
+        return read_points(annotations, categories, sizes_hw)
+    except DataError:
+        sound = []
+        for annotation in annotations:
+            try:
+                read_points([annotation], categories, sizes_hw)
+                sound.append(annotation)
+            except DataError as error:
+                row = photos.row_of[annotation["image_id"]]
+                photo = None if row is None else samples[row].image_path
+                fault = wrong(error.message, file, None, "", code="points-wrong")
+                fault.found, fault.expected = error.found, error.expected
+                report(placed(fault, error.message, file, photo=photo))
+                sound.append({key: value for key, value in annotation.items() if key != "keypoints"})
+        return read_points(sound, categories, sizes_hw)

@@ -27,6 +27,8 @@ class Sample:
         truth: its boxes on the upright photo (`scores is None`); `truth.size_hw` is the upright size.
         image_id: the id the label file gives it (COCO), else its 1-based position.
         areas_px: float64 [N], the areas the label file gives (COCO's `area`); None means each box's own.
+        label_file: the file its labels come from; None where it has none.
+        rows: int64 [N], where in that file each box is: its line (YOLO, CSV), annotation id (COCO) or number (VOC).
     """
 
     name: str
@@ -34,6 +36,8 @@ class Sample:
     truth: Detections
     image_id: int
     areas_px: NDArray[np.float64] | None = None
+    label_file: Path | None = None
+    rows: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Dataset:
         format: "coco", "yolo" or "voc".
         split: "train", "val", ... or "" where the source has no splits.
         category_ids: the ids the label file uses for the classes, in label order (COCO), else 1..K.
+        point_names: names of the P points of each box, in order; () where no points are labelled.
+        point_edges: pairs of point indices to be joined by a line in pictures.
     """
 
     name: str
@@ -57,6 +63,8 @@ class Dataset:
     format: str
     split: str
     category_ids: tuple[int, ...]
+    point_names: tuple[str, ...] = ()
+    point_edges: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -70,12 +78,13 @@ class Dataset:
         return sum(len(sample.truth) for sample in self.samples)
 
     def content_hash(self) -> str:
-        """SHA-256 (hex) of the class names in order and each photo's name, boxes, labels, crowd and points.
+        """SHA-256 (hex) of class names and point names in order and each photo's name, boxes, labels, crowd and points.
 
         Photos and boxes count in any order, folders in names do not, coordinates to 1/64 px: so the same labels
         hash alike on every machine and in every format that carries them.
         """
-        digest = hashlib.sha256("\0".join(self.class_names).encode("utf-8", "surrogatepass"))
+        names = [*self.class_names, *(["", *self.point_names] if self.point_names else [])]
+        digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass"))
         for part in sorted(_sample_digest(sample) for sample in self.samples):
             digest.update(part)
         return digest.hexdigest()

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.detections import Detections
-from detkit.engines import Engine, open_engine
+from detkit.engines import Engine, EngineName, open_engine, weights_suffix
 from detkit.errors import UsageError
 from detkit.images import Placement, place, read_image
+from detkit.infer.landmarks import LandmarkPredictor
 from detkit.infer.sources import Frame, Item, Unreadable, find_images, read_frames
 from detkit.nms import nms
-from detkit.weights import find_weights
+from detkit.weights import ModelCard, find_weights
 
 Float32 = NDArray[np.float32]
 
@@ -61,6 +62,9 @@ class Predictor:
         iou: float | None = None,
         max_det: int | None = None,
         class_agnostic: bool = False,
+        engine: EngineName = "auto",
+        photos: int = 1,
+        landmarks: str | Path | Engine | None = None,
     ) -> None:
         """Load a model.
 
@@ -68,13 +72,15 @@ class Predictor:
             weights: a model file, the name of a shipped model, a loaded engine, or None for the default model.
             conf, iou: thresholds; None takes the model card's.
             max_det, class_agnostic: see `Selection`, which holds the defaults.
+            engine, photos: what runs a model that is not loaded yet, and for how many; see `open_engine`.
+            landmarks: a model of points, which is run on each box found of a class it knows.
         Raises:
-            WeightsError, MissingExtraError: the model cannot be used.
-            UsageError: a setting out of its range.
+            WeightsError, MissingExtraError: a model cannot be used.
+            UsageError: a setting out of its range, or models that share no class.
         """
         if weights is None or isinstance(weights, str | Path):
-            self.path: Path | None = find_weights(weights)
-            self.engine = open_engine(self.path)
+            self.path: Path | None = find_weights(weights, weights_suffix(engine))
+            self.engine = open_engine(self.path, engine, photos=photos)
         else:
             self.path, self.engine = None, weights
         self.card = self.engine.card
@@ -85,11 +91,19 @@ class Predictor:
             class_agnostic=class_agnostic,
             **limits,
         )
+        self.landmarks = None if landmarks is None else LandmarkPredictor(landmarks, engine)
+        if self.landmarks is not None:
+            self.landmarks.check_detector(self.class_names)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names in label order."""
         return self.card.class_names
+
+    @property
+    def points_card(self) -> ModelCard:
+        """The card that names the points of a detection and their edges: the second model's where there is one."""
+        return self.card if self.landmarks is None else self.landmarks.card
 
     def predict(self, image_rgb: NDArray[np.uint8]) -> Detections:
         """Detections on one photo, uint8 [H, W, 3] RGB, best first, in the photo's pixels."""
@@ -104,7 +118,8 @@ class Predictor:
         outputs = self.engine.run(np.stack([canvas for canvas, _ in placed]))
         points = outputs.points_xyv if outputs.points_xyv is not None else [None] * len(placed)
         rows = zip(outputs.boxes_xyxy, outputs.scores, points, placed, strict=True)
-        return [select(boxes, scores, at, self.selection, row_points) for boxes, scores, row_points, (_, at) in rows]
+        found = [select(boxes, scores, at, self.selection, row_points) for boxes, scores, row_points, (_, at) in rows]
+        return found if self.landmarks is None else self.landmarks.add_points(images_rgb, found, self.class_names)
 
     def predict_files(self, paths: Sequence[Path], *, batch: int = 1) -> Iterator[Detections]:
         """Detections on each of many image files, in order, `batch` of them at a time through the network.

@@ -19,17 +19,24 @@ _WRITTEN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif",
 class PictureFolder:
     """Writes annotated pictures below one folder, under the names the photos have below theirs."""
 
-    def __init__(self, folder: Path, class_names: Sequence[str], items: Iterable[Item]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        class_names: Sequence[str],
+        items: Iterable[Item],
+        point_edges: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Settle every picture's name before anything is written.
 
         Args:
             folder: made when the first picture is written; pictures of an earlier run are replaced.
             class_names: names in label order.
             items: what will be read. Two that would get one name are told apart: a.jpg, a-2.jpg.
+            point_edges: pairs of point indices to join by a line.
         Raises:
             UsageError: a picture would replace one of the photos.
         """
-        self.folder, self._class_names = folder, class_names
+        self.folder, self._class_names, self._point_edges = folder, class_names, point_edges
         items = tuple(items)
         photos = {item.path.resolve() for item in items}
         taken: set[str] = set()
@@ -47,7 +54,7 @@ class PictureFolder:
             RunError: the folder cannot be made or the picture not be written.
         """
         target = self._targets[frame.name]
-        picture_rgb = draw(frame.image_rgb, detections, self._class_names)
+        picture_rgb = draw(frame.image_rgb, detections, self._class_names, self._point_edges)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -56,25 +63,31 @@ class PictureFolder:
         return target
 
 
-def record(frame: Frame, detections: Detections, class_names: Sequence[str]) -> dict[str, Any]:
-    """One picture's detections as plain values for JSON: boxes in pixels to 1/1000, scores to 1e-6."""
+def record(
+    frame: Frame, detections: Detections, class_names: Sequence[str], point_names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """One picture's detections as plain values for JSON: boxes and points in pixels to 1/1000, scores to 1e-6.
+
+    Points go by name, each [x, y, probability that it is visible]; a box without points has no "points".
+    """
     height, width = detections.size_hw
-    scores = [None] * len(detections) if detections.scores is None else detections.scores.tolist()
-    rows = zip(detections.labels.tolist(), scores, detections.boxes_xyxy.tolist(), strict=True)
-    return {
-        "name": frame.name,
-        "width": width,
-        "height": height,
-        "detections": [
-            {
-                "label": label,
-                "class": class_names[label],
-                "score": None if score is None else round(score, 6),
-                "box_xyxy": [round(value, 3) for value in box_xyxy],
-            }
-            for label, score, box_xyxy in rows
-        ],
+    rows = [_row(detections, row, class_names, point_names) for row in range(len(detections))]
+    return {"name": frame.name, "width": width, "height": height, "detections": rows}
+
+
+def _row(detections: Detections, row: int, class_names: Sequence[str], point_names: Sequence[str]) -> dict[str, Any]:
+    label = int(detections.labels[row])
+    values: dict[str, Any] = {
+        "label": label,
+        "class": class_names[label],
+        "score": None if detections.scores is None else round(float(detections.scores[row]), 6),
+        "box_xyxy": [round(value, 3) for value in detections.boxes_xyxy[row].tolist()],
     }
+    if detections.points_xyv is not None and detections.points_xyv[row, :, 2].any():
+        names = point_names or [str(k) for k in range(detections.points_xyv.shape[1])]
+        points = zip(names, detections.points_xyv[row].tolist(), strict=True)
+        values["points"] = {name: [round(value, 3) for value in point] for name, point in points}
+    return values
 
 
 def error_record(item: Unreadable) -> dict[str, Any]:

@@ -70,11 +70,15 @@ def _bf16_autocast() -> bool:
 def quicken_depthwise(net: nn.Module) -> None:
     """Replace the depthwise convolutions of a network by `DepthwiseConv2d`, weights and names kept, in place."""
     for name, child in net.named_children():
-        plain = type(child) is nn.Conv2d and child.groups == child.in_channels == child.out_channels > 1
-        if not plain or child.dilation != (1, 1) or isinstance(child.padding, str):
+        if type(child) is nn.Conv2d and _is_plain_depthwise(child):
+            shape = child.in_channels, child.out_channels, child.kernel_size, child.stride, child.padding
+            quick = DepthwiseConv2d(*shape, groups=child.groups, bias=child.bias is not None)  # type: ignore[arg-type]
+            quick.weight, quick.bias = child.weight, child.bias
+            setattr(net, name, quick)
+        else:
             quicken_depthwise(child)
-            continue
-        shape = child.in_channels, child.out_channels, child.kernel_size, child.stride, child.padding
-        quick = DepthwiseConv2d(*shape, groups=child.groups, bias=child.bias is not None)
-        quick.weight, quick.bias = child.weight, child.bias
-        setattr(net, name, quick)
+
+
+def _is_plain_depthwise(conv: nn.Conv2d) -> bool:
+    one_each = conv.groups == conv.in_channels == conv.out_channels > 1
+    return one_each and conv.dilation == (1, 1) and not isinstance(conv.padding, str)

@@ -1,11 +1,11 @@
-"""YOLO with anchors: network, loss and decoding on one page (Redmon 2018; anchors by shape ratio, CIoU box loss)."""
+"""YOLO with anchors: network, loss and decoding on one page (Redmon 2018; anchors, CIoU box loss)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -13,13 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detkit.detections import Detections
-from detkit.models.assign import Matches, Targets, assign_by_shape
+from detkit.models.assign import Matches, Targets, assign_by_shape, assign_by_simota
 from detkit.models.backbones import STRIDES, build_backbone
-from detkit.models.losses import ciou_pairs
+from detkit.models.losses import ciou_pairs, focal_loss, quality_focal_loss, smooth_one_hot
 from detkit.models.neck import ConvBlock, Pyramid
 
 _LEVEL_WEIGHTS = (4.0, 1.0, 0.4)  # objectness: a fine grid has 16 times the cells, nearly all of them empty
+_PER_MATCH = 0.2  # focal objectness is a sum per match: with this, one objectness_gain serves it and "bce" alike
 _PRIOR = 0.01  # objectness and class scores at the start
+_MAX_SIDE = 4.0  # the decoding makes a side up to this many times its anchor's
+
+Assign = Literal["shape", "simota"]
+Objectness = Literal["bce", "focal", "quality"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +34,20 @@ class YoloSettings:
     backbone: a name of `backbones.backbone_names()`. pretrained: start it from ImageNet weights (None: where there are
     some for it).
     width: channels of the feature pyramid. anchors_per_scale: A.
+    assign: "shape" gives a box to every anchor of its shape, "simota" to the slots that predict it best so far.
     max_shape_ratio: an anchor fits a box when no side differs by more than this factor.
-    *_gain: weights of the three loss parts.
+    objectness: "bce" asks for the IoU reached, "quality" too, weighed by the error (quality focal loss); "focal" asks
+    for 0 or 1. label_smoothing: classes aim at 1 - s/2 and s/2. *_gain: weights of the three loss parts.
     """
 
     backbone: str = "efficientnet_lite0"
     pretrained: bool | None = None
     width: int = 96
     anchors_per_scale: int = 3
+    assign: Assign = "shape"
     max_shape_ratio: float = 4.0
+    objectness: Objectness = "bce"
+    label_smoothing: float = 0.0
     box_gain: float = 1.5
     objectness_gain: float = 5.0
     class_gain: float = 0.3
@@ -45,6 +55,11 @@ class YoloSettings:
     def __post_init__(self) -> None:
         if self.anchors_per_scale < 1 or self.width < 2:
             raise ValueError("model.anchors_per_scale must be at least 1 and model.width at least 2")
+        for name, kind in (("assign", Assign), ("objectness", Objectness)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"model.{name} is {getattr(self, name)!r}; expected {' or '.join(get_args(kind))}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"model.label_smoothing is {self.label_smoothing}; expected at least 0 and below 1")
 
 
 class Raw(NamedTuple):
@@ -90,8 +105,7 @@ class Yolo(nn.Module):
             truths: B labelled canvases; crowd boxes silence the objectness inside them and train nothing else.
         """
         targets = stack_targets(truths, raw.levels[0].device)
-        grids_hw = [(level.shape[2], level.shape[3]) for level in raw.levels]
-        matches = assign_by_shape(targets, grids_hw, self.strides, self.anchors_wh, self.settings.max_shape_ratio)
+        matches = self._assign(raw, targets)
         total = max(1, sum(len(m.target) for m in matches))
         box = objectness = classes = raw.levels[0].new_zeros((), dtype=torch.float32)
         for i, (level, match) in enumerate(zip(raw.levels, matches, strict=True)):
@@ -100,10 +114,11 @@ class Yolo(nn.Module):
             cell_xy = torch.stack([match.column, match.row], 1).float()
             predicted = _decode_boxes(picked[:, :4], cell_xy, self.anchors_wh[i][match.anchor], self.strides[i])
             ciou, iou = ciou_pairs(predicted, targets.boxes_xyxy[match.target])
-            one_hot = F.one_hot(targets.labels[match.target], len(self.class_names)).float()
+            labels = targets.labels[match.target]
+            wanted = smooth_one_hot(labels, len(self.class_names), self.settings.label_smoothing)
             box = box + (1 - ciou).sum() / total
-            classes = classes + F.binary_cross_entropy_with_logits(picked[:, 5:], one_hot, reduction="sum") / total
-            objectness = objectness + _LEVEL_WEIGHTS[i] * self._objectness(level, match, iou, targets, i)
+            classes = classes + F.binary_cross_entropy_with_logits(picked[:, 5:], wanted, reduction="sum") / total
+            objectness = objectness + self._objectness(level, match, iou, targets, i, total)
         gains = self.settings
         return {
             "box": gains.box_gain * box,
@@ -111,14 +126,36 @@ class Yolo(nn.Module):
             "class": gains.class_gain * classes,
         }
 
-    def _objectness(self, level: Tensor, match: Matches, iou: Tensor, targets: Targets, index: int) -> Tensor:
-        """Mean objectness loss of one level: the target is the IoU reached, 0 in empty cells, none in crowds."""
+    def _assign(self, raw: Raw, targets: Targets) -> list[Matches]:
+        """Which slots answer for which targets, per level."""
+        ratio = self.settings.max_shape_ratio
+        if self.settings.assign == "shape":
+            grids_hw = [(level.shape[2], level.shape[3]) for level in raw.levels]
+            return assign_by_shape(targets, grids_hw, self.strides, self.anchors_wh, ratio)
+        boxes, logits = [], []
+        for level, stride, anchors in zip(raw.levels, self.strides, self.anchors_wh, strict=True):
+            offsets = level.detach()[..., :4].float()
+            boxes.append(_decode_boxes(offsets, _grid_xy(level), anchors[:, None, None], stride))
+            logits.append(level.detach()[..., 4:])
+        return assign_by_simota(targets, boxes, logits, self.strides, self.anchors_wh, min(ratio, _MAX_SIDE))
+
+    def _objectness(
+        self, level: Tensor, match: Matches, iou: Tensor, targets: Targets, index: int, total: int
+    ) -> Tensor:
+        """Objectness loss of one level, 0 wanted in empty cells and nothing in crowds.
+
+        "bce" is a mean over the level's slots; the focal ones are their sum divided by all `total` matches.
+        """
+        kind, slots = self.settings.objectness, (match.image, match.anchor, match.row, match.column)
         wanted = torch.zeros_like(level[..., 4])  # [B, A, H, W]
-        wanted[match.image, match.anchor, match.row, match.column] = iou.detach().clamp(0, 1)
+        wanted[slots] = 1.0 if kind == "focal" else iou.detach().clamp(0, 1)
         counted = ~_inside_crowd(level, targets, self.strides[index])
-        counted[match.image, match.anchor, match.row, match.column] = True
-        each = F.binary_cross_entropy_with_logits(level[..., 4], wanted, reduction="none")
-        return (each * counted).sum() / counted.sum().clamp(min=1)
+        counted[slots] = True
+        if kind == "bce":
+            each = F.binary_cross_entropy_with_logits(level[..., 4], wanted, reduction="none")
+            return _LEVEL_WEIGHTS[index] * ((each * counted).sum() / counted.sum().clamp(min=1))
+        each = focal_loss(level[..., 4], wanted) if kind == "focal" else quality_focal_loss(level[..., 4], wanted)
+        return _PER_MATCH * (each * counted).sum() / total
 
 
 class _Head(nn.Module):

@@ -1,0 +1,52 @@
+"""The task "landmarks" in training: crops of boxes in, points out, judged by the normalised mean error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.data.dataset import Dataset, Sample
+from detkit.detections import Detections
+from detkit.engines import Engine
+from detkit.evaluate.landmarks import evaluate_landmarks
+from detkit.infer.landmarks import LandmarkPredictor
+from detkit.train.crops import BoxCrops, Photos
+from detkit.train.loader import CanvasMaker
+from detkit.train.settings import TrainSettings
+from detkit.weights import ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class Landmarking:
+    """Points, judged by their mean error; see `tasks.Task`."""
+
+    figure: str = "NME"
+    higher_is_better: bool = False
+
+    def canvases(self, photos: Photos, settings: TrainSettings, card: ModelCard) -> BoxCrops:
+        """One crop for each labelled box."""
+        return BoxCrops(photos, settings.crop, card.flip_pairs, card.pad_value)
+
+    def order(self, canvases: CanvasMaker, train: Dataset, settings: TrainSettings, epoch: int) -> NDArray[np.int64]:
+        """Every box once."""
+        return np.random.default_rng((settings.seed, epoch)).permutation(len(canvases))
+
+    def predict(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
+        """The labelled boxes with the points found on them."""
+        return list(LandmarkPredictor(engine).stream_truth(samples))
+
+    def show(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
+        """The same."""
+        return self.predict(engine, samples)
+
+    def figures(self, val: Dataset, predictions: Sequence[Detections]) -> dict[str, float]:
+        """NME, failure rates and the area under the curve."""
+        found = evaluate_landmarks(val, predictions).figures()
+        return {name: value for name, value in found.items() if name not in ("baseline_NME", "ratio")}
+
+    def intervals(self, val: Dataset, predictions: Sequence[Detections]) -> dict[str, list[float]]:
+        """Of the NME."""
+        return {"NME": list(evaluate_landmarks(val, predictions).interval)}
