@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from test_fit import make_shapes
+from small_runs import make_shapes
 
 from detkit.data import coco
 from detkit.train.settings import TrainSettings

@@ -12,69 +12,26 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from small_runs import COLOURS, make_shapes, start, tiny_settings  # noqa: E402
+
 from detkit.config import load  # noqa: E402
-from detkit.data.dataset import Dataset, Sample  # noqa: E402
+from detkit.data.dataset import Dataset  # noqa: E402
 from detkit.data.formats import read  # noqa: E402
-from detkit.detections import Detections  # noqa: E402
 from detkit.engines.onnx import OnnxEngine  # noqa: E402
 from detkit.errors import DataError, RunError, UsageError, WeightsError  # noqa: E402
 from detkit.evaluate.coco import evaluate  # noqa: E402
-from detkit.images import read_image, write_image  # noqa: E402
+from detkit.images import read_image  # noqa: E402
 from detkit.infer.predictor import Predictor  # noqa: E402
 from detkit.models.checkpoint import load_model, load_tensors  # noqa: E402
 from detkit.models.yolo import YoloSettings  # noqa: E402
 from detkit.train.augment import AugmentSettings  # noqa: E402
-from detkit.train.fit import EpochReport, FinishReport, Fit, StepReport, check_same_data  # noqa: E402
+from detkit.train.fit import Fit  # noqa: E402
 from detkit.train.optim import OptimSettings  # noqa: E402
-from detkit.train.prepare import new_card, plan_anchors  # noqa: E402
+from detkit.train.prepare import plan_anchors  # noqa: E402
+from detkit.train.reports import EpochReport, FinishReport, StepReport  # noqa: E402
 from detkit.train.run_folder import RunFolder, free_name  # noqa: E402
-from detkit.train.settings import TrainSettings, resolve  # noqa: E402
-
-PHOTO = Path(__file__).parent / "data" / "photos" / "chelsea.jpg"
-COLOURS = {"red": (230, 30, 40), "blue": (30, 60, 230)}
-
-
-def make_shapes(folder: Path, count: int, *, seed: int = 0, side: int = 96) -> Dataset:
-    """Squares and bars of two colours on crops of a real photo; one image has no object."""
-    folder.mkdir(parents=True, exist_ok=True)
-    background, rng = read_image(PHOTO), np.random.default_rng(seed)
-    samples = []
-    for number in range(count):
-        size_hw = (side, side + 32)
-        y, x = rng.integers(0, background.shape[0] - size_hw[0]), rng.integers(0, background.shape[1] - size_hw[1])
-        image = background[y : y + size_hw[0], x : x + size_hw[1]].copy()
-        boxes, labels = [], []
-        for slot in range(0 if number == 3 else int(rng.integers(1, 4))):
-            label = int(rng.integers(2))
-            width, height = (int(v) for v in rng.integers(12, 32, 2))
-            left, top = 4 + slot * 40, int(rng.integers(0, side - height))
-            image[top : top + height, left : left + width] = list(COLOURS.values())[label]
-            boxes.append([left, top, left + width, top + height])
-            labels.append(label)
-        path = folder / f"{number}.png"
-        write_image(path, image)
-        truth = Detections(size_hw, np.array(boxes).reshape(-1, 4), np.array(labels))
-        samples.append(Sample(path.name, path, truth, number + 1))
-    return Dataset("shapes", tuple(COLOURS), tuple(samples), folder, "coco", "train", (1, 2))
-
-
-def tiny_settings(**changes: object) -> TrainSettings:
-    base = TrainSettings(
-        epochs=3,
-        batch_size=4,
-        size_px=96,
-        precision="fp32",
-        model=YoloSettings("lenet5", pretrained=False, width=16, anchors_per_scale=2),
-    )
-    return resolve(replace(base, **changes))  # type: ignore[arg-type]
-
-
-def start(folder: Path, data: Dataset, settings: TrainSettings, *, begin: bool = True) -> Fit:
-    card = new_card(data, plan_anchors(data, settings), settings)
-    fit = Fit(RunFolder(folder), data, data, settings, card)
-    if begin:
-        fit.begin()
-    return fit
+from detkit.train.settings import TrainSettings  # noqa: E402
+from detkit.train.start import check_same_data  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +82,7 @@ def test_reports_and_run_folder(tmp_path: Path, shapes: Dataset) -> None:
     reports = list(start(tmp_path / "run", shapes, settings).run())
     steps = [r for r in reports if isinstance(r, StepReport)]
     epochs = [r for r in reports if isinstance(r, EpochReport)]
-    assert [(s.epoch, s.batch) for s in steps] == [(e, b) for e in (0, 1) for b in (1, 2, 3)]
+    assert [(s.epoch, s.step, s.total_steps) for s in steps] == [(n // 3, n + 1, 6) for n in range(6)]
     assert epochs[0].losses["box"] == pytest.approx(np.mean([s.losses["box"] for s in steps[:3]]), rel=1e-5)
     assert isinstance(reports[-1], FinishReport)
     assert reports[-1].complete
@@ -142,9 +99,8 @@ def test_reports_and_run_folder(tmp_path: Path, shapes: Dataset) -> None:
     assert card.training["images"] == 13
     assert card == OnnxEngine(folder.best_onnx).card
     assert load_model(folder.last)[0].class_names == model.class_names
-    assert sorted(p.name for p in folder.path.iterdir()) == sorted(
-        ["best.onnx", "best.safetensors", "config.toml", "last.safetensors", "metrics.jsonl", "plots", "summary.json"]
-    )
+    files = "config.toml environment.json last.safetensors metrics.jsonl plots steps.jsonl summary.json"
+    assert {p.name for p in folder.path.iterdir()} == {"best.onnx", "best.safetensors", *files.split()}
 
 
 @pytest.mark.parametrize("stops", [[1], [4], [2, 5, 7]])
@@ -201,12 +157,12 @@ def test_a_run_killed_before_it_saved_an_epoch_does_that_epoch_again(
 def test_a_frozen_stem_does_not_move_and_the_rest_does(tmp_path: Path, shapes: Dataset) -> None:
     settings = tiny_settings(epochs=1, model=YoloSettings(width=16, anchors_per_scale=1))
     fit = start(tmp_path / "run", shapes, settings)
-    before = {name: t.clone() for name, t in fit.model.state_dict().items()}
+    before = {name: t.clone() for name, t in fit.learner.model.state_dict().items()}
     list(fit.run())
-    for name, tensor in fit.model.state_dict().items():
+    for name, tensor in fit.learner.model.state_dict().items():
         if name.startswith("backbone.stages.0."):
             assert torch.equal(tensor, before[name]), name
-    moved = [n for n, t in fit.model.state_dict().items() if not torch.equal(t, before[n])]
+    moved = [n for n, t in fit.learner.model.state_dict().items() if not torch.equal(t, before[n])]
     assert any(n.startswith("backbone.stages.1.") for n in moved)
     assert any(n.startswith("heads.") for n in moved)
 
@@ -218,19 +174,31 @@ def test_starting_from_a_model_takes_its_weights(tmp_path: Path, shapes: Dataset
     again = tiny_settings(start=best, model=YoloSettings())  # the architecture comes from the file
     assert again.model.backbone == "lenet5"
     own = load_model(best)[0].state_dict()
-    same = start(tmp_path / "same", shapes, again).model.state_dict()
+    same = start(tmp_path / "same", shapes, again).learner.model.state_dict()
     assert all(torch.equal(same[name], own[name]) for name in own)
     renamed = replace(shapes, class_names=("crimson", "navy"))
-    other = start(tmp_path / "other", renamed, again).model.state_dict()
+    other = start(tmp_path / "other", renamed, again).learner.model.state_dict()
     assert torch.equal(other["neck.lateral.0.0.weight"], own["neck.lateral.0.0.weight"])
     assert not torch.equal(other["heads.0.to_class.weight"], own["heads.0.to_class.weight"])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, shapes: Dataset) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path: Path, shapes: Dataset) -> None:
+    fit = start(tmp_path / "run", shapes, tiny_settings(self_test=False))
+    with torch.no_grad():
+        fit.learner.model.heads[0].to_box.bias.fill_(float("nan"))
+    with pytest.raises(RunError, match=r"epoch 1, batch 1.*bad_batch\.npz"):
+        list(fit.run())
+    saved = np.load(tmp_path / "run" / "bad_batch.npz")
+    assert saved["canvases"].shape == (4, 96, 96, 3)
+    assert saved["boxes_xyxy_0"].shape[1] == 4
+    assert (tmp_path / "run" / "plots" / "bad_batch.png").exists()
+
+
+def test_the_trials_find_a_broken_network_before_the_first_epoch(tmp_path: Path, shapes: Dataset) -> None:
     fit = start(tmp_path / "run", shapes, tiny_settings())
     with torch.no_grad():
-        fit.model.heads[0].to_box.bias.fill_(float("nan"))
-    with pytest.raises(RunError, match="epoch 1, batch 1"):
+        fit.learner.model.heads[0].to_box.bias.fill_(float("nan"))
+    with pytest.raises(RunError, match="first batch is not finite"):
         list(fit.run())
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from detkit.data.dataset import Dataset
-    from detkit.train.fit import EpochReport, FinishReport, Report
+    from detkit.train.reports import EpochReport, FinishReport, Report, TrialReport
 
 Item = TypeVar("Item")
+_MAIN_FIGURES = ("AP", "AP50", "NME")  # those an epoch's line shows
 
 
 def say(message: str) -> None:
@@ -95,39 +96,45 @@ def describe_dataset(dataset: Dataset) -> str:
     )
 
 
-def show_training(reports: Iterator[Report], epochs: int) -> FinishReport:
-    """Draw a training run as it goes, with a bar on a terminal and a line per epoch; gives its last report."""
+def show_training(reports: Iterator[Report], *, talk: bool = True) -> FinishReport:
+    """Draw a training run as it goes, with a bar on a terminal and a line per epoch; gives its last report.
+
+    Args:
+        talk: False follows the run without a word (all processes of a team but one).
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from detkit.train.fit import EpochReport, StepReport
+    from detkit.train.reports import FinishReport, StepReport
 
-    now = TextColumn("{task.fields[talk]}")
-    columns = (TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(), now)
+    columns = (TextColumn("{task.description}"), BarColumn(20), TimeRemainingColumn(), TextColumn("{task.fields[now]}"))
     finish: FinishReport | None = None
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("starting", total=None, talk="")
+    quiet = not (talk and sys.stderr.isatty())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task("starting", total=None, now="")
         for report in reports:
             if isinstance(report, StepReport):
                 losses = "  ".join(f"{name} {value:.2f}" for name, value in report.losses.items())
-                title = f"epoch {report.epoch + 1}/{epochs}"
-                talk = f"{report.images_per_s:.1f} images/s  {losses}"
-                done = report.epoch * report.batch_count + report.batch
-                bar.update(task, description=title, completed=done, total=epochs * report.batch_count, talk=talk)
-            elif isinstance(report, EpochReport):
-                bar.console.print(_epoch_line(report, epochs), markup=False, highlight=False, soft_wrap=True)
-                if not bar.console.is_terminal:
-                    bar.console.file.flush()
-            else:
+                now = f"{report.images_per_s:.1f} images/s  {losses}"
+                title, total = f"epoch {report.epoch + 1}", report.total_steps
+                bar.update(task, description=title, completed=report.step, total=total, now=now)
+            elif isinstance(report, FinishReport):
                 finish = report
+            elif talk:
+                bar.console.print(_report_line(report), markup=False, highlight=False, soft_wrap=True)
+                bar.console.file.flush()
     assert finish is not None
     return finish
 
 
-def _epoch_line(report: EpochReport, epochs: int) -> str:
+def _report_line(report: TrialReport | EpochReport) -> str:
+    from detkit.train.reports import TrialReport
+
+    if isinstance(report, TrialReport):
+        return f"{report.name}: {report.found}"
     losses = "  ".join(f"{name} {value:.3f}" for name, value in report.losses.items())
-    line = f"epoch {report.epoch:>3}/{epochs}  {losses}  {report.seconds / 60:.1f} min"
-    if report.result is not None:
-        best = "  best" if report.is_best else ""
-        line += f"  val AP {report.result.AP:.3f} AP50 {report.result.AP50:.3f}{best}"
-    return line
+    line = f"epoch {report.epoch:>3}/{report.epochs}  {losses}  {report.seconds / 60:.1f} min"
+    if report.figures is not None:
+        main = " ".join(f"{name} {report.figures[name]:.3f}" for name in _MAIN_FIGURES if name in report.figures)
+        line += f"  val {main}" + ("  best" if report.is_best else "")
+    return line if report.diagnosis is None else f"{line}\n{report.diagnosis}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,7 +16,8 @@ from detkit.cli import options, terminal
 from detkit.errors import ExitCode, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from detkit.data.dataset import Dataset
+    from detkit.train.batch_size import BatchChoice
+    from detkit.train.distributed import Team
     from detkit.train.fit import Fit
     from detkit.train.prepare import AnchorPlan
     from detkit.train.settings import TrainSettings
@@ -41,9 +42,19 @@ Set = Annotated[
 Resume = Annotated[
     Path | None, typer.Option("--resume", metavar="DIR", help="Go on with an interrupted run, exactly where it stood.")
 ]
+Task = Annotated[
+    Literal["yolo", "landmarks"] | None,
+    typer.Option("--task", help="Boxes of objects, or the points on each labelled box (default: yolo)."),
+]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the photos (default: 30).")]
+Time = Annotated[
+    str | None,
+    typer.Option("--time", metavar="TIME", help="End after 90s, 30m or 1h30m instead; the schedule is planned for it."),
+]
 Size = Annotated[int | None, typer.Option("--size", min=32, help="Side of the canvas in pixels (default: 320).")]
-Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Canvases per step (default: 16).")]
+BatchSize = Annotated[
+    str | None, typer.Option("--batch", metavar="N|auto", help="Canvases per step, of all processes (default: 16).")
+]
 Backbone = Annotated[
     str | None, typer.Option("--backbone", metavar="NAME", help="Network to build on (default: efficientnet_lite0).")
 ]
@@ -51,11 +62,13 @@ Backbone = Annotated[
 
 def train(
     data: Data = None,
+    task: Task = None,
     run: Run = None,
     weights: Start = None,
     epochs: Epochs = None,
+    time: Time = None,
     size: Size = None,
-    batch: Batch = None,
+    batch: BatchSize = None,
     backbone: Backbone = None,
     config: Config = None,
     set_: Set = None,
@@ -67,33 +80,52 @@ def train(
     Trains on the split "train", looks at "val" after each epoch and keeps the best weights as best.onnx (to run) and
     best.safetensors (to train on). Ctrl-C keeps everything: the run can be used as it is, or resumed.
 
-    Try it:  detkit train street --epochs 30
-    """
-    _need_torch()
-    from detkit.train.run_folder import RunFolder
+    Several processes: torchrun --nproc-per-node 2 -m detkit train ...
 
-    overrides = [
-        f"{key}={value}"
-        for key, value in {"epochs": epochs, "size_px": size, "batch_size": batch, "model.backbone": backbone}.items()
-        if value is not None
-    ] + (set_ or [])
-    if resume is not None:
-        if data is not None or run is not None or weights is not None or config is not None or overrides:
-            raise UsageError("--resume goes on with the run's own data and settings; give nothing beside it")
-        fit = _resumed(RunFolder(resume))
-    else:
-        fit = _begun(_settings(data, weights, config, overrides), run)
-    with _stop_on_interrupt() as stop:
-        finish = terminal.show_training(fit.run(lambda: bool(stop)), fit.settings.epochs)
-    if json:
+    Try it:  detkit train street --time 30m
+    """
+    need_torch()
+    from detkit.train.distributed import join_team
+
+    given: dict[str, object] = {"data": data, "--task": task, "--run": run, "--weights": weights}
+    given |= {
+        "--epochs": epochs,
+        "--time": time,
+        "--size": size,
+        "--batch": batch,
+        "--backbone": backbone,
+        "--config": config,
+        "--set": set_ or None,
+    }
+    used = [name for name, value in given.items() if value is not None]
+    if resume is not None and used:
+        raise UsageError("--resume goes on with the run's own data and settings; give nothing beside it", found=used[0])
+    with join_team() as team:
+        say = terminal.say if team.leads else _say_nothing
+        if resume is not None:
+            fit = _resumed(resume, team, say)
+        else:
+            overrides = _overrides(task, epochs, time, size, batch, backbone) + (set_ or [])
+            fit = _begun(_settings(data, weights, config, overrides), run, team, say)
+        with _stop_on_interrupt(say) as stop:
+            finish = terminal.show_training(fit.run(lambda: bool(stop)), talk=team.leads)
+    if team.leads and json:
         terminal.print_json({key: str(v) if isinstance(v, Path) else v for key, v in asdict(finish).items()})
-    terminal.say(f"model: {finish.run / 'best.onnx'}" + (f", val AP {finish.best:.3f}" if finish.best >= 0 else ""))
+    say(
+        f"model: {finish.run / 'best.onnx'}"
+        + ("" if finish.best is None else f", val {finish.figure} {finish.best:.3f}")
+    )
     if not finish.complete:
-        terminal.say(f"interrupted; to go on: detkit train --resume {finish.run}")
+        say(f"interrupted; to go on: detkit train --resume {finish.run}")
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 
-def _need_torch() -> None:
+def _say_nothing(_text: str) -> None:
+    """The other processes of a team leave the talking to the first."""
+
+
+def need_torch() -> None:
+    """MissingExtraError where the train extra is not installed."""
     try:
         import detkit.train.fit  # noqa: F401  (is everything it needs there?)
     except ModuleNotFoundError as error:
@@ -102,6 +134,26 @@ def _need_torch() -> None:
         raise MissingExtraError(
             f'training needs PyTorch and more ({error.name} is missing): pip install "detkit-cv[train]"'
         ) from error
+
+
+def _overrides(
+    task: str | None, epochs: int | None, time: str | None, size: int | None, batch: str | None, backbone: str | None
+) -> list[str]:
+    """The options as `key=value` settings."""
+    from detkit.train.schedule import parse_time
+
+    if time is not None and epochs is not None:
+        raise UsageError("--time and --epochs contradict each other")
+    table = "landmarks" if task == "landmarks" else "model"
+    values = {
+        "task": task,
+        "epochs": epochs,
+        "time_min": None if time is None else parse_time(time),
+        "size_px": size,
+        "batch_size": 0 if batch == "auto" else batch,
+        f"{table}.backbone": backbone,
+    }
+    return [f"{key}={value}" for key, value in values.items() if value is not None]
 
 
 def _settings(data: Path | None, weights: str | None, config: Path | None, overrides: list[str]) -> TrainSettings:
@@ -119,60 +171,42 @@ def _settings(data: Path | None, weights: str | None, config: Path | None, overr
     return resolve(settings)
 
 
-def _begun(settings: TrainSettings, run: Path | None) -> Fit:
-    """A new run: data read, anchors found, folder made."""
-    from detkit.train.fit import Fit
-    from detkit.train.prepare import new_card, plan_anchors
-    from detkit.train.run_folder import RunFolder, free_name
+def _begun(settings: TrainSettings, run: Path | None, team: Team, say: Callable[[str], None]) -> Fit:
+    """A new run."""
+    from detkit.train.start import begin, read_splits
 
-    train_set, val_set = _read(settings)
-    folder = RunFolder(free_name(Path("runs") / train_set.name) if run is None else run)
-    plan = plan_anchors(train_set, settings)
-    _say_plan(plan, settings)
-    fit = Fit(folder, train_set, val_set, settings, new_card(train_set, plan, settings))
-    fit.begin()
-    terminal.say(f"run folder: {folder.path}")
+    splits = read_splits(settings, lambda part: say(terminal.describe_dataset(part)))
+    start = "ImageNet weights" if settings.network.pretrained else settings.start or "random weights"
+    say(f"model: {settings.network.backbone} from {start}, {settings.size_px} px, {settings.precision}")
+    fit = begin(splits, settings, run, team, lambda plan: _say_plan(plan, say), lambda choice: _say_batch(choice, say))
+    say(f"run folder: {fit.folder.path}")
     return fit
 
 
-def _resumed(folder: Any) -> Fit:
+def _say_batch(choice: BatchChoice, say: Callable[[str], None]) -> None:
+    tried = ", ".join(f"{n}: {speed:.1f}" for n, speed in choice.images_per_s.items())
+    say(f"batch size {choice.batch_size}: {choice.reason} (images/s of each tried: {tried})")
+
+
+def _resumed(path: Path, team: Team, say: Callable[[str], None]) -> Fit:
     """An interrupted run, where it stood."""
-    from detkit.config import load
-    from detkit.train.fit import Fit, check_same_data
-    from detkit.train.settings import TrainSettings
-    from detkit.weights import read_card
+    from detkit.train.start import resume
 
-    settings = load(TrainSettings, folder.config)
-    card = read_card(folder.last)
-    train_set, val_set = _read(settings)
-    check_same_data(card, train_set)
-    fit = Fit(folder, train_set, val_set, settings, card)
-    fit.resume()
-    terminal.say(f"resuming {folder.path} at epoch {fit.position.epoch + 1}, batch {fit.position.batch + 1}")
+    fit = resume(path, team, lambda part: say(terminal.describe_dataset(part)))
+    at = fit.position
+    say(f"resuming {fit.folder.path} at epoch {at.epoch + 1}, batch {at.batch + 1}")
     return fit
 
 
-def _read(settings: TrainSettings) -> tuple[Dataset, Dataset]:
-    from detkit.data.formats import read
-
-    assert settings.data is not None
-    both = read(settings.data, "train"), read(settings.data, "val")
-    for part in both:
-        terminal.say(terminal.describe_dataset(part))
-    return both
-
-
-def _say_plan(plan: AnchorPlan, settings: TrainSettings) -> None:
+def _say_plan(plan: AnchorPlan, say: Callable[[str], None]) -> None:
     """The anchors, how well they fit, and what the grid must lose."""
-    model, fit, lost = settings.model, plan.fit, plan.collisions
-    start = "ImageNet weights" if model.pretrained else settings.start or "random weights"
-    terminal.say(f"model: {model.backbone} from {start}, {settings.size_px} px, {settings.precision}")
+    fit, lost = plan.fit, plan.collisions
     levels = "  ".join(" ".join(f"{w:.0f}x{h:.0f}" for w, h in level) for level in plan.anchors_wh_px)
-    terminal.say(
+    say(
         f"anchors: {levels} px; best possible recall {fit.best_possible_recall:.4f}, "
         f"mean IoU {fit.mean_iou:.3f}, {fit.anchors_per_target:.1f} anchors per box"
     )
-    terminal.say(
+    say(
         f"the grid cannot hold {lost.objects_lost_to_crowding} of {lost.objects} boxes (more objects in a cell than "
         f"anchors, {lost.crowded_cells} cells) and cannot tell apart {lost.objects_lost_to_same_shape} (objects of one "
         f"shape in a cell, {lost.same_shape_cells} cells)"
@@ -180,14 +214,14 @@ def _say_plan(plan: AnchorPlan, settings: TrainSettings) -> None:
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[list[int]]:
+def _stop_on_interrupt(say: Callable[[str], None]) -> Iterator[list[int]]:
     """A list that Ctrl-C makes non-empty, so that training ends between two steps; a second Ctrl-C ends it at once."""
     stop: list[int] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:
         stop.append(number)
         signal.signal(number, signal.default_int_handler)
-        terminal.say("\nstopping after this step; Ctrl-C again to stop at once")
+        say("\nstopping after this step; Ctrl-C again to stop at once")
 
     before = signal.signal(signal.SIGINT, remember)
     try:

@@ -2,88 +2,54 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
 from detkit.config import dump_toml
 from detkit.data.dataset import Dataset, check_class_names
+from detkit.detections import Detections
 from detkit.engines.torch import TorchEngine
-from detkit.errors import DataError, RunError
-from detkit.evaluate.coco import CONF_FLOOR, MAX_DET, CocoResult, evaluate
-from detkit.infer.predictor import Predictor
+from detkit.errors import RunError
 from detkit.models.build import build
 from detkit.models.checkpoint import load_state
-from detkit.models.yolo import Yolo
-from detkit.train.loader import EpochPlan, PhotoCache, batch_count, batches
+from detkit.opencv import load_cv2
+from detkit.train.diagnose import data_facts, diagnose_flat
+from detkit.train.diary import Diary, fingerprint
+from detkit.train.distributed import ALONE, Team
+from detkit.train.learner import Learner
+from detkit.train.loader import Batch, EpochPlan, PhotoCache, batch_count, batches
 from detkit.train.memory import keep_freed_blocks
-from detkit.train.optim import (
-    average_weights,
-    build_optimizer,
-    freeze_stem,
-    learning_rate,
-    set_learning_rate,
-)
-from detkit.train.plots import write_batch_sheet, write_val_sheet
+from detkit.train.optim import learning_rate
+from detkit.train.plots import SHEET_PHOTOS, write_batch_sheet, write_val_sheet
+from detkit.train.reports import EpochReport, Figures, FinishReport, Report, StepReport
 from detkit.train.run_folder import Position, RunFolder
+from detkit.train.schedule import Clock
 from detkit.train.settings import TrainSettings
+from detkit.train.tasks import task_of
+from detkit.train.trials import trials
 from detkit.weights import ModelCard, read_card
-
-_VALIDATION_BATCH = 16
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """One optimiser step: its weighted loss parts, and canvases per second since the epoch began."""
-
-    epoch: int
-    batch: int
-    batch_count: int
-    losses: dict[str, float]
-    images_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class EpochReport:
-    """One epoch: mean losses, and the val figures (None in an epoch without validation)."""
-
-    epoch: int
-    losses: dict[str, float]
-    result: CocoResult | None
-    is_best: bool
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class FinishReport:
-    """The end of a run, complete or interrupted; `best` is the AP of best.onnx on the val split (-1: never looked)."""
-
-    run: Path
-    complete: bool
-    best: float
-    best_epoch: int
-    seconds: float
-
-
-Report = StepReport | EpochReport | FinishReport
 
 
 class Fit:
-    """One training run: the network, its averaged twin, the optimiser and where they stand.
+    """One training run: what learns, what it is fed, and where it stands.
 
     Args:
         folder: where the run is kept.
         train, val: the two splits.
         card: the model's card, with anchors.
         settings: resolved (see `settings.resolve`); the heads of `start` are taken for equal classes.
+        team: the processes that train together.
     Raises:
         WeightsError: `settings.start` does not fit.
+        UsageError: the batch cannot be shared out.
     """
 
     def __init__(
@@ -93,31 +59,34 @@ class Fit:
         val: Dataset,
         settings: TrainSettings,
         card: ModelCard,
+        team: Team = ALONE,
     ) -> None:
         check_class_names(card.class_names, val)
         keep_freed_blocks()
+        load_cv2().setNumThreads(1)  # the loader has threads of its own, the network the rest
         torch.manual_seed(settings.seed)
-        self.folder, self.train, self.val, self.settings, self.card = folder, train, val, settings, card
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model: Yolo = build(card, settings.model)
+        self.folder, self.train, self.val = folder, train, val
+        self.settings, self.card, self.team = settings, card, team
+        self.task = task_of(settings.task)
+        model = build(card, settings.network)
         if settings.start is not None:
             same_classes = read_card(settings.start).class_names == card.class_names
             load_state(model, settings.start, prefix_dropped=None if same_classes else "heads.")
-        from_pretrained = settings.start is not None or bool(settings.model.pretrained)
-        self.stem_frozen = from_pretrained and settings.optim.freeze == "stem"
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
-        if self.stem_frozen:
-            freeze_stem(self.model.backbone)
-        factor = settings.optim.backbone_lr if from_pretrained else 1.0
-        self.optimizer = build_optimizer(self.model, settings.optim, self.model.backbone, factor)
-        self.averaged = average_weights(self.model, settings.optim)
+        from_pretrained = settings.start is not None or bool(settings.network.pretrained)
+        self.learner = Learner(model, settings, team, from_pretrained=from_pretrained)
+        side_px = max(max(settings.sides_px(progress)) for progress in (0.0, 1.0))
+        photos = PhotoCache(train, round(1.5 * side_px), settings.cache_mb * 2**20 // team.size)
+        self.canvases = self.task.canvases(photos, settings, card)
         self.position = Position()
-        self.photos = PhotoCache(train, round(1.5 * settings.size_px), settings.cache_mb * 2**20)
+        epoch_steps = self._steps_of(len(self._plan(0).order))
+        self.clock = Clock(60 * settings.time_min or None, epoch_steps, settings.epochs * epoch_steps)
+        self.diary: Diary | None = None
 
     def begin(self) -> None:
         """Make the run folder and write the settings."""
-        self.folder.create()
-        self.folder.write_text(self.folder.config, dump_toml(self.settings))
+        if self.team.leads:
+            self.folder.create()
+            self.folder.write_text(self.folder.config, dump_toml(self.settings))
 
     def resume(self) -> None:
         """Go back to where last.safetensors stands.
@@ -125,137 +94,208 @@ class Fit:
         Raises:
             WeightsError: it cannot be used.
         """
-        self.position = self.folder.load_last(self.model, self.averaged, self.optimizer)
-        self.folder.drop_metrics_after(self.position.epoch)
+        self.position = self.folder.load_last(self.learner)
+        self.clock.total_steps = self.position.total_steps or self.clock.total_steps
+        if self.team.leads:
+            self.folder.forget_after(self.position)
 
-    def run(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Report]:
-        """Train to the last epoch; a report per step and per epoch, and one at the end.
+    def run(self, should_stop: Callable[[], bool] = lambda: False) -> Generator[Report, None, None]:
+        """Train to the last step; a report per trial, step and epoch, and one at the end.
 
         Args:
             should_stop: asked after each step; True saves everything and ends the run early.
         Raises:
-            RunError: the loss is no longer a finite number.
+            RunError: the loss is no longer a finite number; the batch is saved in the run folder.
+            MissingExtraError: TensorBoard is wanted and not installed.
         """
-        started = time.monotonic() - self.position.seconds
-        while self.position.epoch < self.settings.epochs:
-            losses: dict[str, float] = {}
-            for done, step in enumerate(self._epoch()):
-                before = losses or dict.fromkeys(step.losses, 0.0)
-                losses = {name: (before[name] * done + value) / (done + 1) for name, value in step.losses.items()}
-                yield step
-                if should_stop():
-                    self.position = replace(self.position, seconds=time.monotonic() - started)
-                    self._save_interrupted()
-                    yield self._finish(complete=False)
-                    return
-            elapsed = time.monotonic() - started
-            self.position = replace(self.position, epoch=self.position.epoch + 1, batch=0, seconds=elapsed)
-            report = self._end_epoch(losses)
-            self._save_last()
-            yield report
+        if self.team.leads:
+            self.diary = Diary(self.folder, self.position.step, self.team, tensorboard=self.settings.tensorboard)
+        self.clock.start(self.position.seconds)
+        if self.position.step == 0:
+            yield from self._begin_with_trials()
+        while not self._complete():
+            losses: list[dict[str, float]] = []
+            with closing(self._epoch()) as steps:
+                for step in steps:
+                    losses.append(step.losses)
+                    yield step
+                    if self.team.any(should_stop()):
+                        self._save_interrupted()
+                        yield self._finish(complete=False)
+                        return
+            yield self._end_epoch({name: float(np.mean([part[name] for part in losses])) for name in losses[0]})
         yield self._finish(complete=True)
 
-    def _epoch(self) -> Iterator[StepReport]:
-        """The steps of the current epoch, from the current batch on."""
-        settings, epoch = self.settings, self.position.epoch
-        open_share = 1 - settings.augment.close_mosaic
-        mosaic = settings.augment.mosaic if epoch < settings.epochs * open_share else 0.0
-        plan = EpochPlan(settings.seed, epoch, settings.batch_size, settings.size_px, mosaic, start=self.position.batch)
-        count = batch_count(len(self.train), settings.batch_size)
-        self.model.train()
-        if self.stem_frozen:
-            self.model.backbone.stages[0].eval()
-        started, images = time.monotonic(), 0
-        for canvases, truths in batches(self.photos, plan, settings.augment, workers=settings.workers):
-            if self.position.step == 0:
-                write_batch_sheet(self.folder.plots / "first_batch.png", canvases, truths, self.card.class_names)
-            losses = self._step(torch.from_numpy(canvases).to(self.device), truths, count)
-            images += len(truths)
-            self.position = replace(self.position, batch=self.position.batch + 1, step=self.position.step + 1)
-            speed = images / (time.monotonic() - started)
-            yield StepReport(epoch, self.position.batch, count, losses, speed)
+    def _begin_with_trials(self) -> Iterator[Report]:
+        """Show the first batch and try the network on it."""
+        with closing(batches(self.canvases, self._plan(0), workers=self.settings.workers)) as feed:
+            batch = next(feed)
+        if self.team.leads:
+            write_batch_sheet(self.folder.plots / "first_batch.png", *batch, self.card.class_names)
+            if self.settings.self_test:
+                yield from trials(self.learner, batch, self.card, self.settings)
 
-    def _step(self, canvases: torch.Tensor, truths: list[Any], steps_per_epoch: int) -> dict[str, float]:
-        """One step of the optimiser and of the moving average; the loss parts."""
-        optim = self.settings.optim
-        rate = learning_rate(self.position.step, self.settings.epochs * steps_per_epoch, optim)
-        set_learning_rate(self.optimizer, rate)
-        bf16 = self.settings.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            raw = self.model(canvases)
-        parts = self.model.loss(raw, truths)
-        losses = {name: part.item() for name, part in parts.items()}
-        if not all(map(math.isfinite, losses.values())):
-            where = f"epoch {self.position.epoch + 1}, batch {self.position.batch + 1}"
-            raise RunError(f"the loss is not finite at {where}; try a lower --set optim.lr", found=losses)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(parts.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm)
-        self.optimizer.step()
-        self.averaged.update_parameters(self.model)
-        return losses
+    def _complete(self) -> bool:
+        at, settings = self.position, self.settings
+        if settings.patience and at.looks >= settings.patience:
+            return True
+        return at.step >= self.clock.total_steps if self.clock.budget_s else at.epoch >= settings.epochs
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        """What the epoch feeds the network, from the current batch on."""
+        settings, team = self.settings, self.team
+        progress = self.position.progress
+        return EpochPlan(
+            settings.seed,
+            epoch,
+            settings.batch_size,
+            settings.sides_px(progress),
+            progress >= 1 - settings.augment.close_mosaic,
+            self.task.order(self.canvases, self.train, settings, epoch),
+            self.position.batch,
+            team.rank,
+            team.size,
+        )
+
+    def _steps_of(self, position_count: int) -> int:
+        return math.ceil(batch_count(position_count, self.settings.batch_size) / self.settings.optim.accumulate)
+
+    def _epoch(self) -> Generator[StepReport, None, None]:
+        """The steps of the current epoch, from the current batch on."""
+        settings, plan = self.settings, self._plan(self.position.epoch)
+        count = batch_count(len(plan.order), settings.batch_size)
+        self.learner.train_mode()
+        started = saved = time.monotonic()
+        images = 0
+        with closing(batches(self.canvases, plan, workers=settings.workers)) as feed:
+            while self.position.batch < count and not (self.clock.budget_s and self._complete()):
+                gathered = list(islice(feed, min(settings.optim.accumulate, count - self.position.batch)))
+                images += sum(len(truths) for _, truths in gathered) * self.team.size
+                report = self._step(gathered, images, started)
+                self.clock.tick(self.position.step)
+                if self.clock.budget_s:
+                    self.clock.total_steps = self.team.from_leader(self.clock.total_steps)
+                yield report
+                if time.monotonic() - saved > 60 * settings.save_every_min:
+                    self._save_last()
+                    saved = time.monotonic()
+
+    def _step(self, gathered: list[Batch], images: int, started: float) -> StepReport:
+        """One step of the optimiser and of the moving average; `images` canvases were fed since `started`."""
+        at, share = self.position, 1 / len(gathered)
+        rate = learning_rate(at.step, self.clock.total_steps, self.settings.optim)
+        losses: dict[str, float] = {}
+        for number, (canvases, truths) in enumerate(gathered):
+            last = number == len(gathered) - 1
+            found = self.learner.gather(torch.from_numpy(canvases), truths, share=share, last=last)
+            self._refuse_non_finite(found, gathered[number])
+            losses = {name: losses.get(name, 0.0) + value * share for name, value in found.items()}
+        norm = self.learner.step(rate)
+        self._refuse_non_finite({"gradient norm": 0.0 if self.learner.scaler.is_enabled() else norm}, gathered[-1])
+        self.position = replace(at, batch=at.batch + len(gathered), step=at.step + 1)
+        speed = images / (time.monotonic() - started)
+        report = StepReport(at.epoch, at.step + 1, self.clock.total_steps, self.team.mean(losses), rate, speed)
+        if self.diary is not None:
+            self.diary.step(report, {"batch": self.position.batch, "fed": fingerprint(gathered), "norm": norm})
+        return report
+
+    def _refuse_non_finite(self, values: dict[str, float], batch: Batch) -> None:
+        """RunError where a loss or the gradient is no number any more; the batch is saved for a look."""
+        if all(map(math.isfinite, values.values())):
+            return
+        saved = self.folder.save_batch(batch, self.card.class_names)
+        where = f"epoch {self.position.epoch + 1}, batch {self.position.batch + 1}"
+        raise RunError(
+            f"the loss is not finite at {where}; try a lower --set optim.lr; the batch is in {saved}", found=values
+        )
 
     def _end_epoch(self, losses: dict[str, float]) -> EpochReport:
         """Look at the val split, keep the weights if they are the best so far, and write the epoch's line."""
-        epoch = self.position.epoch
-        last = epoch == self.settings.epochs
-        looked = last or epoch % self.settings.val_every == 0
-        result = self.validate() if looked else None
-        is_best = result is not None and result.AP > self.position.best
-        if result is not None and is_best:
-            self.position = replace(self.position, best=result.AP, best_epoch=epoch)
-            self.folder.save_best(self._averaged_model(), self._card(result))
-        row = {"epoch": epoch, "step": self.position.step, "seconds": round(self.position.seconds, 1), "loss": losses}
-        self.folder.append_metrics(row | {"val": None if result is None else result.figures()})
-        return EpochReport(epoch, losses, result, is_best, self.position.seconds)
+        started, at, settings = time.monotonic(), self.position, self.settings
+        rate = learning_rate(at.step, self.clock.total_steps, settings.optim)
+        self.position = replace(at, epoch=at.epoch + 1, batch=0, seconds=self.clock.spent_s)
+        progress = at.step / self.clock.total_steps if self.clock.budget_s else self.position.epoch / settings.epochs
+        self.position = replace(self.position, progress=progress, total_steps=self.clock.total_steps)
+        look = self._complete() or self.position.epoch % settings.val_every == 0
+        figures, predictions = self.validate() if look else (None, [])
+        is_best = figures is not None and self._better(figures)
+        if figures is not None:
+            self._judge(figures, predictions, is_best=is_best)
+        epochs = settings.epochs
+        if self.clock.budget_s:
+            epochs = max(self.position.epoch, round(self.clock.total_steps / self.clock.epoch_steps))
+        seconds, diagnosis = self.position.seconds, self._diagnosis(figures, losses)
+        report = EpochReport(self.position.epoch, epochs, losses, figures, is_best, seconds, diagnosis)
+        if self.diary is not None:
+            self.diary.epoch(report, self.position, rate)
+        self._save_last()
+        if look:
+            self.clock.look_took(time.monotonic() - started)
+        return report
 
-    def validate(self) -> CocoResult:
-        """COCO's figures of the averaged weights on the val split."""
-        predictor = Predictor(self._engine(), conf=CONF_FLOOR, max_det=MAX_DET)
-        paths = [sample.image_path for sample in self.val]
-        return evaluate(self.val, list(predictor.predict_files(paths, batch=_VALIDATION_BATCH)))
+    def _diagnosis(self, figures: Figures | None, losses: dict[str, float]) -> str | None:
+        """What seems to be wrong where AP stays 0."""
+        if figures is None or self.diary is None or self.settings.task != "yolo":
+            return None
+        rows = self.folder.rows(self.folder.metrics)
+        history = [row["val"]["AP"] for row in rows if row["val"]] + [figures["AP"]]
+        facts = data_facts(self.train, self.val, self.settings.size_px)
+        steps, warmup = self.position.step, self.settings.optim.warmup_steps
+        return diagnose_flat(history, [*(r["loss"] for r in rows), losses], facts, steps=steps, warmup_steps=warmup)
+
+    def _better(self, figures: Figures) -> bool:
+        value, best = figures[self.task.figure], self.position.best
+        return best is None or (value > best if self.task.higher_is_better else value < best)
+
+    def _judge(self, figures: Figures, predictions: list[Detections], *, is_best: bool) -> None:
+        """Keep the weights if they are the best so far, else count the look."""
+        if not is_best:
+            self.position = replace(self.position, looks=self.position.looks + 1)
+            return
+        best = figures[self.task.figure]
+        self.position = replace(self.position, best=best, best_epoch=self.position.epoch, looks=0)
+        if self.team.leads:
+            intervals = self.task.intervals(self.val, predictions)
+            self.folder.save_best(self.learner.averaged_model(), self._card(figures, intervals))
+
+    def validate(self) -> tuple[Figures, list[Detections]]:
+        """Figures of the averaged weights on the val split, and what they found; each process looks at its part."""
+        self.learner.agree()
+        part = [self.val.samples[i] for i in self.team.share_out(len(self.val))]
+        predictions = self.team.gathered(self.task.predict(self._engine(), part), len(self.val))
+        figures = self.task.figures(self.val, predictions) if self.team.leads else {}
+        return self.team.from_leader(figures), predictions
 
     def _engine(self) -> TorchEngine:
-        return TorchEngine(self._averaged_model(), self.card, bf16=self.settings.precision == "bf16")
+        return TorchEngine(self.learner.averaged_model(), self.card, bf16=self.settings.precision == "bf16")
 
-    def _averaged_model(self) -> Yolo:
-        model = self.averaged.module
-        assert isinstance(model, Yolo)
-        return model.eval()
-
-    def _card(self, result: CocoResult | None) -> ModelCard:
+    def _card(self, figures: Figures | None, intervals: dict[str, Any] | None = None) -> ModelCard:
         done: dict[str, Any] = {"epochs_done": self.position.epoch, "minutes": round(self.position.seconds / 60, 1)}
-        if result is not None:
-            done |= {"val": self.val.name, "val_images": len(self.val), "metrics": result.figures()}
+        if figures is not None:
+            done |= {"val": self.val.name, "val_images": len(self.val), "metrics": figures, "intervals": intervals}
         return replace(self.card, training=self.card.training | done)
 
     def _save_last(self) -> None:
-        self.folder.save_last(self.model, self.averaged, self.optimizer, self._card(None), self.position)
+        if self.diary is not None:
+            self.diary.save()
+            now = replace(self.position, seconds=self.clock.spent_s, total_steps=self.clock.total_steps)
+            self.folder.save_last(self.learner, self._card(None), now, self.settings.keep_last)
 
     def _save_interrupted(self) -> None:
         """Keep the exact place; a run stopped before its first validation gets a best model all the same."""
         self._save_last()
-        if self.position.best_epoch < 0:
-            self.folder.save_best(self._averaged_model(), self._card(None))
+        if self.position.best_epoch < 0 and self.team.leads:
+            self.folder.save_best(self.learner.averaged_model(), self._card(None))
 
     def _finish(self, *, complete: bool) -> FinishReport:
-        at = self.position
-        sheet = self.folder.plots / "val.png"
-        write_val_sheet(sheet, self.val, Predictor(self._engine()), self.settings.size_px)
-        report = FinishReport(self.folder.path, complete, at.best, at.best_epoch, at.seconds)
-        summary = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(report).items()}
-        summary |= {"epochs": at.epoch, "data": self.card.training, "device": self.device.type}
-        self.folder.write_text(self.folder.summary, json.dumps(summary, indent=2) + "\n")
-        return report
-
-
-def check_same_data(card: ModelCard, train: Dataset) -> None:
-    """Refuse to resume on labels that changed since the run began (DataError)."""
-    before, now = card.training.get("data_sha256"), train.content_hash()
-    if before != now:
-        raise DataError(
-            "the labels changed since this run began, so resuming would not continue it; start a new run",
-            file=train.source,
-            found=f"content hash {now[:12]}",
-            expected=str(before)[:12],
+        at, settings = self.position, self.settings
+        early = complete and bool(settings.patience) and at.looks >= settings.patience
+        report = FinishReport(
+            self.folder.path, complete, early, self.task.figure, at.best, at.best_epoch, self.clock.spent_s
         )
+        if self.diary is not None:
+            samples = self.val.samples[:SHEET_PHOTOS]
+            found = self.task.show(self._engine(), samples)
+            write_val_sheet(self.folder.plots / "val.png", samples, found, self.card, settings.size_px)
+            self.diary.finish(report, at, self.card.training)
+        return report

@@ -62,10 +62,11 @@ def _shrink(image: Image, truth: Detections, max_side_px: int) -> tuple[Image, D
     if longer <= max_side_px:
         return image, truth
     height, width = (max(1, round(side * max_side_px / longer)) for side in image.shape[:2])
-    factor = np.tile([width / image.shape[1], height / image.shape[0]], 2)
-    cv2 = load_cv2()
-    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.uint8), replace(truth, size_hw=(height, width), boxes_xyxy=truth.boxes_xyxy * factor)
+    factor_xy = np.array([width / image.shape[1], height / image.shape[0]])
+    small = load_cv2().resize(image, (width, height), interpolation=load_cv2().INTER_AREA)
+    boxes = truth.boxes_xyxy * np.tile(factor_xy, 2)
+    points = None if truth.points_xyv is None else truth.points_xyv * np.append(factor_xy, 1.0)
+    return np.asarray(small, np.uint8), replace(truth, size_hw=(height, width), boxes_xyxy=boxes, points_xyv=points)
 
 
 class CanvasMaker(Protocol):

@@ -8,48 +8,69 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
+
+from detkit.models.backbones import Backbone
+
+FROZEN = {"none": 0, "stem": 1, "stride8": 2, "stride16": 3, "backbone": 4}  # backbone stages that do not learn
 
 
 @dataclass(frozen=True, slots=True)
 class OptimSettings:
     """Optimiser settings.
 
-    lr: top learning rate. backbone_lr: factor on it for a pretrained backbone. final_lr: last rate as a share of the
-    top. warmup_steps: linear rise. clip_norm: largest gradient norm. ema: decay of the averaged weights.
-    freeze: "stem" keeps a pretrained backbone's layers up to stride 4 as they are (half the cost of a step).
+    lr: top learning rate. backbone_lr: factor on it for a pretrained backbone. layer_decay: one more factor for each
+    of its four stages on the way to the pixels, so that early layers, which know the most, move the least.
+    final_lr: last rate as a share of the top. warmup_steps: linear rise. momentum: of SGD. weight_decay: of weights,
+    not of norms and biases. clip_norm: largest gradient norm. ema: decay of the averaged weights.
+    accumulate: batches per step; the gradient is their mean.
+    freeze: the part of a pretrained backbone that stays as it is: "stem" (up to stride 4: a quarter of a step's cost),
+    "stride8", "stride16", "backbone" (all of it) or "none".
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
     lr: float = 0.001
     backbone_lr: float = 0.3
+    layer_decay: float = 1.0
     final_lr: float = 0.02
+    momentum: float = 0.9
     weight_decay: float = 0.05
     warmup_steps: int = 200
     clip_norm: float = 10.0
     ema: float = 0.999
-    freeze: Literal["none", "stem"] = "stem"
+    accumulate: int = 1
+    freeze: Literal["none", "stem", "stride8", "stride16", "backbone"] = "stem"
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "backbone_lr", "layer_decay", "clip_norm", "accumulate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}; expected above 0")
+        for name in ("final_lr", "momentum", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}; expected 0 to 1, below 1")
+        if self.warmup_steps < 0 or self.weight_decay < 0:
+            raise ValueError("optim.warmup_steps and optim.weight_decay must be at least 0")
 
 
-def build_optimizer(
-    model: nn.Module, settings: OptimSettings, backbone: nn.Module, factor: float
-) -> torch.optim.Optimizer:
-    """AdamW or SGD; norms and biases are not decayed, the backbone learns at `factor` times the rate."""
-    of_backbone = {id(p) for p in backbone.parameters()}
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+def build_optimizer(model: nn.Module, settings: OptimSettings, backbone: Backbone, factor: float) -> Optimizer:
+    """AdamW or SGD; norms and biases are not decayed, the backbone learns at `factor` times the rate.
+
+    Where `factor` is below 1 (a pretrained backbone), `layer_decay` lowers it further from stage to stage.
+    """
+    depth = {id(p): depth for depth, stage in enumerate(reversed(backbone.stages)) for p in stage.parameters()}
+    decay = settings.layer_decay if factor < 1 else 1.0
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in of_backbone, parameter.ndim > 1), []).append(parameter)
+            share = factor * decay ** depth[id(parameter)] if id(parameter) in depth else 1.0
+            groups.setdefault((share, parameter.ndim > 1), []).append(parameter)
     described = [
-        {
-            "params": parameters,
-            "lr_factor": factor if in_backbone else 1.0,
-            "weight_decay": settings.weight_decay if decayed else 0.0,
-        }
-        for (in_backbone, decayed), parameters in groups.items()
+        {"params": parameters, "lr_factor": share, "weight_decay": settings.weight_decay if decayed else 0.0}
+        for (share, decayed), parameters in groups.items()
     ]
     if settings.name == "sgd":
-        return torch.optim.SGD(described, lr=settings.lr, momentum=0.9, nesterov=True)
+        return torch.optim.SGD(described, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
     return torch.optim.AdamW(described, lr=settings.lr)
 
 
@@ -62,7 +83,7 @@ def learning_rate(step: int, total_steps: int, settings: OptimSettings) -> float
     return settings.lr * (settings.final_lr + (1 - settings.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Give every parameter group its share of `rate`."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_factor"]
@@ -80,8 +101,8 @@ def average_weights(model: nn.Module, settings: OptimSettings) -> AveragedModel:
     return AveragedModel(model, avg_fn=update, use_buffers=True)
 
 
-def freeze_stem(backbone: nn.Module) -> None:
-    """Stop the layers up to stride 4 from learning, their batch norms included."""
-    stem = backbone.get_submodule("stages.0")
-    stem.requires_grad_(False)
-    stem.eval()
+def freeze_stages(backbone: Backbone, count: int) -> None:
+    """Stop the first `count` stages from learning, their batch norms included; call it after every `model.train()`."""
+    for stage in backbone.stages[:count]:
+        stage.requires_grad_(False)
+        stage.eval()

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detkit.data.dataset import Dataset
+from detkit.data.dataset import Sample
 from detkit.detections import Detections
 from detkit.draw import draw
 from detkit.images import place, read_image, write_image
-from detkit.infer.predictor import Predictor
+from detkit.weights import ModelCard
 
 Image = NDArray[np.uint8]
 _COLUMNS = 4
-_SHEET_PHOTOS = 12
+SHEET_PHOTOS = 12
 
 
 def write_batch_sheet(path: Path, canvases: Image, truths: Sequence[Detections], class_names: Sequence[str]) -> None:
@@ -24,12 +24,13 @@ def write_batch_sheet(path: Path, canvases: Image, truths: Sequence[Detections],
     write_image(path, _sheet([draw(c, t, class_names) for c, t in zip(canvases, truths, strict=True)]))
 
 
-def write_val_sheet(path: Path, val: Dataset, predictor: Predictor, side_px: int) -> None:
-    """Write the first photos of the val split with what the model finds on them."""
+def write_val_sheet(
+    path: Path, samples: Sequence[Sample], found: Sequence[Detections], card: ModelCard, side_px: int
+) -> None:
+    """Write some photos of the val split with what the model finds on them."""
     tiles = []
-    for sample in val.samples[:_SHEET_PHOTOS]:
-        image = read_image(sample.image_path)
-        picture = draw(image, predictor.predict(image), predictor.class_names)
+    for sample, detections in zip(samples, found, strict=True):
+        picture = draw(read_image(sample.image_path), detections, card.class_names)
         tiles.append(place(picture, (side_px, side_px), "letterbox")[0])
     if tiles:
         write_image(path, _sheet(tiles))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detkit.boxes import xyxy_to_cxcywh
+from detkit.data.canvas import boxes_on_canvas
 from detkit.data.dataset import Dataset
 from detkit.errors import DataError
 from detkit.models.anchors import AnchorFit, Collisions, anchor_fit, count_collisions, kmeans_anchors
 from detkit.models.backbones import STRIDES
 from detkit.models.build import architecture
+from detkit.train.crops import card_fields, listed_shape
 from detkit.train.settings import TrainSettings
 from detkit.weights import ModelCard
 
@@ -46,28 +46,16 @@ def plan_anchors(dataset: Dataset, settings: TrainSettings) -> AnchorPlan:
     return AnchorPlan(as_tuples, fit, count_collisions(boxes, STRIDES, levels))
 
 
-def boxes_on_canvas(dataset: Dataset, size_px: int) -> list[NDArray[np.float64]]:
-    """Per photo [N, 4] cxcywh in pixels of a letterbox canvas of side `size_px`, without crowd boxes."""
-    boxes = []
-    for sample in dataset:
-        truth = sample.truth
-        kept = truth.boxes_xyxy if truth.crowd is None else truth.boxes_xyxy[~truth.crowd]
-        height, width = truth.size_hw
-        scale = size_px / max(height, width)
-        margin_xy = (np.array([size_px, size_px]) - np.array([width, height]) * scale) / 2
-        placed = kept.astype(np.float64) * scale + np.tile(margin_xy, 2)
-        boxes.append(np.asarray(xyxy_to_cxcywh(placed), np.float64))
-    return boxes
-
-
-def new_card(train: Dataset, plan: AnchorPlan, settings: TrainSettings) -> ModelCard:
-    """The card of a model about to be trained on `train`."""
+def new_card(train: Dataset, plan: AnchorPlan | None, settings: TrainSettings) -> ModelCard:
+    """The card of a model about to be trained on `train`; `plan` is None for a task without anchors."""
+    points = card_fields(train, settings.crop) if settings.task == "landmarks" else {}
+    shape = {"mean_shape": listed_shape(train)} if settings.task == "landmarks" else {}
     return ModelCard(
-        task="yolo",
-        architecture=architecture(settings.model),
+        task=settings.task,
+        architecture=architecture(settings.network),
         class_names=train.class_names,
         input_hw=(settings.size_px, settings.size_px),
-        anchors_wh_px=plan.anchors_wh_px,
+        anchors_wh_px=() if plan is None else plan.anchors_wh_px,
         training={
             "data": train.name,
             "data_sha256": train.content_hash(),
@@ -77,6 +65,8 @@ def new_card(train: Dataset, plan: AnchorPlan, settings: TrainSettings) -> Model
             "left_out_boxes": 0,
             "epochs": settings.epochs,
             "seed": settings.seed,
-        },
+        }
+        | shape,
         licences=LICENCES,
+        **points,
     )

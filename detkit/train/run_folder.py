@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from detkit.errors import RunError, UsageError, WeightsError
 from detkit.export import export_onnx
 from detkit.files import replacing
+from detkit.model_header import read_header_text
+from detkit.models.build import Model
 from detkit.models.checkpoint import TRAINING_PREFIX, load_tensors, save_model, save_tensors
-from detkit.models.yolo import Yolo
+from detkit.train.learner import Learner
+from detkit.train.loader import Batch
+from detkit.train.plots import write_batch_sheet
 from detkit.weights import CARD_KEY, ModelCard
 
 _STATE_KEY = "detkit.train"
@@ -23,14 +28,24 @@ _STATE_KEY = "detkit.train"
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands: `batch` batches of epoch `epoch` are done; `best` is the best AP so far, at `best_epoch`."""
+    """Where a run stands.
+
+    epoch, batch: so many epochs are done, and so many batches of the next. step: optimiser steps done, of
+    total_steps as last planned. best: the deciding figure of best.onnx (None: never looked), found at best_epoch.
+    looks: looks at the val split since then. progress: share of the run done when this epoch began.
+    seconds: training time so far. scaler: fp16's loss scale.
+    """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    best: float = -1.0
+    total_steps: int = 0
+    best: float | None = None
     best_epoch: int = -1
+    looks: int = 0
+    progress: float = 0.0
     seconds: float = 0.0
+    scaler: dict[str, float] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -40,7 +55,16 @@ class RunFolder:
         self.path = path
         self.config, self.metrics, self.summary = path / "config.toml", path / "metrics.jsonl", path / "summary.json"
         self.best, self.best_onnx, self.last = path / "best.safetensors", path / "best.onnx", path / "last.safetensors"
-        self.plots = path / "plots"
+        self.plots, self.steps, self.checkpoints = path / "plots", path / "steps.jsonl", path / "checkpoints"
+        self.environment = path / "environment.json"
+        self.resumed_from = self.last
+
+    @classmethod
+    def of_checkpoint(cls, path: Path) -> RunFolder:
+        """The folder of a run that is to go on from one of the files in its checkpoints/."""
+        folder = cls(path.parent.parent)
+        folder.resumed_from = path
+        return folder
 
     def create(self) -> None:
         """Make the folder; UsageError when a run is there already."""
@@ -56,62 +80,97 @@ class RunFolder:
         with replacing(path) as partial:
             partial.write_text(text, encoding="utf-8")
 
-    def append_metrics(self, row: dict[str, Any]) -> None:
-        """Add one epoch's line to metrics.jsonl."""
+    def append(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines of JSON to metrics.jsonl or steps.jsonl."""
         try:
-            with self.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
         except OSError as error:
-            raise RunError("cannot be written", file=self.metrics, found=error.strerror) from error
+            raise RunError("cannot be written", file=path, found=error.strerror) from error
 
-    def drop_metrics_after(self, epoch: int) -> None:
-        """Take back the lines of epochs that will be done again: the run was killed before it had saved them."""
-        if self.metrics.exists():
-            rows = [line for line in self.metrics.read_text("utf-8").splitlines() if json.loads(line)["epoch"] <= epoch]
-            self.write_text(self.metrics, "".join(f"{row}\n" for row in rows))
+    def rows(self, path: Path) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl or steps.jsonl; a last one cut short by a crash is left out."""
+        rows = []
+        for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
 
-    def save_best(self, model: Yolo, card: ModelCard) -> None:
+    def forget_after(self, position: Position) -> None:
+        """Take back the lines of epochs and steps that will be done again: the run was killed before it saved them."""
+        for path, key, last in ((self.metrics, "epoch", position.epoch), (self.steps, "step", position.step)):
+            if path.exists():
+                kept = [json.dumps(row) + "\n" for row in self.rows(path) if row[key] <= last]
+                self.write_text(path, "".join(kept))
+
+    def save_batch(self, batch: Batch, class_names: Sequence[str]) -> Path:
+        """Keep a batch that broke the training, as arrays (bad_batch.npz) and as a picture; gives the former."""
+        canvases, truths = batch
+        path = self.path / "bad_batch.npz"
+        columns = {f"{name}_{i}": getattr(t, name) for i, t in enumerate(truths) for name in ("boxes_xyxy", "labels")}
+        with replacing(path) as partial:
+            np.savez_compressed(partial, canvases=canvases, **columns)
+        write_batch_sheet(self.plots / "bad_batch.png", canvases, truths, class_names)
+        return path
+
+    def save_best(self, model: Model, card: ModelCard) -> None:
         """Write best.onnx (proven equal) and best.safetensors."""
         export_onnx(model, card, self.best_onnx)
         save_model(self.best, model, card)
 
-    def save_last(
-        self,
-        model: Yolo,
-        averaged: AveragedModel,
-        optimizer: torch.optim.Optimizer,
-        card: ModelCard,
-        position: Position,
-    ) -> None:
-        """Write last.safetensors: the averaged weights as an ordinary model, and what training needs to go on."""
-        tensors: dict[str, Tensor] = dict(averaged.module.state_dict())
-        tensors |= {f"{TRAINING_PREFIX}model.{name}": t for name, t in model.state_dict().items()}
-        tensors[f"{TRAINING_PREFIX}averaged"] = averaged.n_averaged
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"{TRAINING_PREFIX}optim.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-        save_tensors(self.last, tensors, {CARD_KEY: card.to_json(), _STATE_KEY: json.dumps(asdict(position))})
+    def save_last(self, learner: Learner, card: ModelCard, position: Position, keep: int) -> None:
+        """Write last.safetensors: the averaged weights as an ordinary model, and what training needs to go on.
 
-    def load_last(self, model: Yolo, averaged: AveragedModel, optimizer: torch.optim.Optimizer) -> Position:
+        Args:
+            keep: how many saved states stay: last.safetensors, and earlier ones in checkpoints/.
+        """
+        tensors: dict[str, Tensor] = dict(learner.averaged.module.state_dict())
+        tensors |= {f"{TRAINING_PREFIX}model.{name}": t for name, t in learner.model.state_dict().items()}
+        tensors[f"{TRAINING_PREFIX}averaged"] = learner.averaged.n_averaged
+        for index, state in learner.optimizer.state_dict()["state"].items():
+            tensors |= {f"{TRAINING_PREFIX}optim.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+        if keep > 1 and self.last.exists():
+            self._set_aside(keep - 1)
+        place = asdict(replace(position, scaler=learner.scaler.state_dict()))
+        save_tensors(self.last, tensors, {CARD_KEY: card.to_json(), _STATE_KEY: json.dumps(place)})
+
+    def _set_aside(self, keep: int) -> None:
+        """Copy last.safetensors to checkpoints/, named by its step, where the newest `keep` stay."""
+        step = json.loads(read_header_text(self.last, _STATE_KEY) or "{}").get("step", 0)
+        self.checkpoints.mkdir(exist_ok=True)
+        with replacing(self.checkpoints / f"step-{step:07}.safetensors") as partial:
+            shutil.copyfile(self.last, partial)
+        for old in sorted(self.checkpoints.glob("step-*.safetensors"))[:-keep]:
+            old.unlink()
+
+    def load_last(self, learner: Learner) -> Position:
         """Put everything back as `save_last` found it.
 
         Raises:
             WeightsError: last.safetensors is missing, broken or not of this run's settings.
         """
-        tensors, metadata = load_tensors(self.last)
+        tensors, metadata = load_tensors(self.resumed_from)
         try:
             position = Position(**json.loads(metadata[_STATE_KEY]))
             training = {n.removeprefix(TRAINING_PREFIX): t for n, t in tensors.items() if n.startswith(TRAINING_PREFIX)}
-            averaged.module.load_state_dict({n: t for n, t in tensors.items() if not n.startswith(TRAINING_PREFIX)})
-            model.load_state_dict({n.removeprefix("model."): t for n, t in training.items() if n.startswith("model.")})
-            averaged.n_averaged.copy_(training["averaged"])
+            averaged = {n: t for n, t in tensors.items() if not n.startswith(TRAINING_PREFIX)}
+            learner.averaged.module.load_state_dict(averaged)
+            model = {n.removeprefix("model."): t for n, t in training.items() if n.startswith("model.")}
+            learner.model.load_state_dict(model)
+            learner.averaged.n_averaged.copy_(training["averaged"])
             state: dict[int, dict[str, Tensor]] = {}
             for name, tensor in training.items():
                 if name.startswith("optim."):
                     _, index, key = name.split(".")
                     state.setdefault(int(index), {})[key] = tensor
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            groups = learner.optimizer.state_dict()["param_groups"]
+            learner.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            if position.scaler:
+                learner.scaler.load_state_dict(position.scaler)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise WeightsError(f"cannot be resumed from: {error}", file=self.last) from error
+            raise WeightsError(f"cannot be resumed from: {error}", file=self.resumed_from) from error
         return position
 
 

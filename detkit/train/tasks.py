@@ -1,0 +1,102 @@
+"""What differs from task to task in training: the canvases, the look at the val split and the figure that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detkit.data.dataset import Dataset, Sample
+from detkit.detections import Detections
+from detkit.engines import Engine
+from detkit.evaluate.coco import CONF_FLOOR, MAX_DET, evaluate
+from detkit.evaluate.intervals import bootstrap
+from detkit.infer.predictor import Predictor
+from detkit.train.loader import CanvasMaker, PhotoCache, PhotoCanvases
+from detkit.train.points_task import Landmarking
+from detkit.train.reports import Figures
+from detkit.train.sampling import epoch_order
+from detkit.train.settings import TrainSettings
+from detkit.weights import ModelCard
+
+_VALIDATION_BATCH = 16
+Intervals = dict[str, list[float]]
+
+
+class Task(Protocol):
+    """One thing to learn."""
+
+    @property
+    def figure(self) -> str:
+        """The figure that decides which weights are the best."""
+        ...
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of it is better."""
+        ...
+
+    def canvases(self, photos: PhotoCache, settings: TrainSettings, card: ModelCard) -> CanvasMaker:
+        """What the network is fed."""
+        ...
+
+    def order(self, canvases: CanvasMaker, train: Dataset, settings: TrainSettings, epoch: int) -> NDArray[np.int64]:
+        """The canvases of an epoch, in order."""
+        ...
+
+    def predict(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
+        """What the network says of some samples, for the figures."""
+        ...
+
+    def show(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
+        """The same as a user of the model would see it."""
+        ...
+
+    def figures(self, val: Dataset, predictions: Sequence[Detections]) -> Figures:
+        """How good the predictions are, over the whole split."""
+        ...
+
+    def intervals(self, val: Dataset, predictions: Sequence[Detections]) -> Intervals:
+        """95 % intervals of the main figures, for the model card."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """Boxes, judged by COCO's AP."""
+
+    figure: str = "AP"
+    higher_is_better: bool = True
+
+    def canvases(self, photos: PhotoCache, settings: TrainSettings, card: ModelCard) -> CanvasMaker:
+        """Photos, mosaics and mixtures of them."""
+        return PhotoCanvases(photos, settings.augment)
+
+    def order(self, canvases: CanvasMaker, train: Dataset, settings: TrainSettings, epoch: int) -> NDArray[np.int64]:
+        """Every photo once, those of rare classes more often where `balance` asks for it."""
+        return epoch_order(train, settings.seed, epoch, settings.balance)
+
+    def predict(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
+        """Boxes down to COCO's lowest scores."""
+        predictor = Predictor(engine, conf=CONF_FLOOR, max_det=MAX_DET)
+        return list(predictor.predict_files([sample.image_path for sample in samples], batch=_VALIDATION_BATCH))
+
+    def show(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
+        """Boxes above the card's threshold."""
+        return list(Predictor(engine).predict_files([sample.image_path for sample in samples]))
+
+    def figures(self, val: Dataset, predictions: Sequence[Detections]) -> Figures:
+        """COCO's 12 figures."""
+        return evaluate(val, list(predictions)).figures()
+
+    def intervals(self, val: Dataset, predictions: Sequence[Detections]) -> Intervals:
+        """Of AP, AP50 and AP75."""
+        return bootstrap(val, list(predictions)).figures()
+
+
+def task_of(name: str) -> Task:
+    """The task a run's settings name."""
+    return Landmarking() if name == "landmarks" else Detection()
