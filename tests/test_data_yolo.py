@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,12 @@ def test_points_need_a_kpt_shape(root: Path) -> None:
     full, empty = yolo.read(root, "train")
     np.testing.assert_allclose(full.truth.points_xyv, [[[4, 4, 2], [0, 0, 0]]])
     assert empty.truth.points_xyv.shape == (0, 2, 3)
+    assert yolo.read(root, "train").point_names == ("point_1", "point_2")
+    text(root / "data.yaml", DATA_YAML + "kpt_shape: [2, 3]\nkpt_names: {0: [nose, tail], 1: [nose, tail]}\n")
+    assert yolo.read(root, "train").point_names == ("nose", "tail")
+    text(root / "data.yaml", DATA_YAML + "kpt_shape: [2, 3]\nkpt_names: [nose]\n")
+    with pytest.raises(DataError, match="kpt_names"):
+        yolo.read(root, "train")
     text(root / "data.yaml", DATA_YAML + "kpt_shape: [2, 2]\n")
     text(root / "labels/train/a.txt", "1 0.5 0.5 0.25 0.5 0.1 0.2 0 0\n")
     np.testing.assert_allclose(yolo.read(root, "train").samples[0].truth.points_xyv, [[[4, 4, 2], [0, 0, 0]]])
@@ -273,6 +280,7 @@ def test_written_data_reads_back_equal(tmp_path: Path) -> None:
     truth = Detections((257, 333), boxes_xyxy, rng.integers(0, 3, 50), points_xyv=points)
     names = ("no", "a: b", "größe")
     dataset = Dataset("x", names, (sample(tmp_path, truth, "in/a.png"),), tmp_path, "coco", "val", (1, 2, 3))
+    dataset = replace(dataset, point_names=("point_1", "point_2", "point_3", "point_4"))
     assert yolo.write(dataset, tmp_path / "new") == []
     back = yolo.read(tmp_path / "new", "val")
     assert back.class_names == names

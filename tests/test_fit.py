@@ -179,6 +179,7 @@ def test_starting_from_a_model_takes_its_weights(tmp_path: Path, shapes: Dataset
     renamed = replace(shapes, class_names=("crimson", "navy"))
     other = start(tmp_path / "other", renamed, again).learner.model.state_dict()
     assert torch.equal(other["neck.lateral.0.0.weight"], own["neck.lateral.0.0.weight"])
+    assert torch.equal(other["heads.0.to_box.weight"], own["heads.0.to_box.weight"])  # an object is an object
     assert not torch.equal(other["heads.0.to_class.weight"], own["heads.0.to_class.weight"])
 
 

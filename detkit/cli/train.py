@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from detkit.cli import options, terminal
-from detkit.errors import ExitCode, MissingExtraError, UsageError
+from detkit.errors import ExitCode, MissingExtraError, RunError, UsageError
 
 if TYPE_CHECKING:
+    from detkit.data.check import CheckReport
+    from detkit.data.check_photos import PhotoFacts
     from detkit.train.batch_size import BatchChoice
     from detkit.train.distributed import Team
     from detkit.train.fit import Fit
     from detkit.train.prepare import AnchorPlan
     from detkit.train.settings import TrainSettings
+    from detkit.train.start import TrainingData
 
 Data = Annotated[
     Path | None,
@@ -60,6 +63,15 @@ Backbone = Annotated[
 ]
 
 
+AllowBad = Annotated[
+    int | None,
+    typer.Option("--allow-bad", metavar="N", min=0, help="Leave out up to N photos that have errors."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the data, find anchors, draw the first batch, and train nothing.")
+]
+
+
 def train(
     data: Data = None,
     task: Task = None,
@@ -73,6 +85,8 @@ def train(
     config: Config = None,
     set_: Set = None,
     resume: Resume = None,
+    allow_bad: AllowBad = None,
+    dry_run: DryRun = False,
     json: options.Json = False,
 ) -> None:
     """Turn a labelled data set into a model.
@@ -105,8 +119,14 @@ def train(
         if resume is not None:
             fit = _resumed(resume, team, say)
         else:
-            overrides = _overrides(task, epochs, time, size, batch, backbone) + (set_ or [])
+            overrides = _overrides(task, epochs, time, size, batch, backbone)
+            overrides += ([] if allow_bad is None else [f"allow_bad={allow_bad}"]) + (set_ or [])
             fit = _begun(_settings(data, weights, config, overrides), run, team, say)
+            if dry_run:
+                _show_only(fit, say)
+                return
+            fit.begin()
+            say(f"run folder: {fit.folder.path}")
         with _stop_on_interrupt(say) as stop:
             finish = terminal.show_training(fit.run(lambda: bool(stop)), talk=team.leads)
     if team.leads and json:
@@ -118,6 +138,20 @@ def train(
     if not finish.complete:
         say(f"interrupted; to go on: detkit train --resume {finish.run}")
         raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+def _show_only(fit: Fit, say: Callable[[str], None]) -> None:
+    """The end of a dry run: the first batch as a picture."""
+    if fit.team.leads:
+        picture = fit.folder.path.with_name(f"{fit.folder.path.name}-first_batch.png")
+        try:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                "the folder for the picture cannot be made", file=picture.parent, found=error.strerror
+            ) from error
+        fit.show_first_batch(picture)
+        say(f"nothing was trained; the first batch with its anchors: {picture}")
 
 
 def _say_nothing(_text: str) -> None:
@@ -173,14 +207,30 @@ def _settings(data: Path | None, weights: str | None, config: Path | None, overr
 
 def _begun(settings: TrainSettings, run: Path | None, team: Team, say: Callable[[str], None]) -> Fit:
     """A new run."""
-    from detkit.train.start import begin, read_splits
+    from detkit.train.start import begin, check_data, usable_data
 
-    splits = read_splits(settings, lambda part: say(terminal.describe_dataset(part)))
+    def watch(facts: Iterator[PhotoFacts], total: int) -> Iterator[PhotoFacts]:
+        return terminal.progress(facts, total=total, title="checking the data") if team.leads else facts
+
+    report = check_data(settings, watch)
+    data = usable_data(report, settings.allow_bad)
+    _say_data(data, report, say)
     start = "ImageNet weights" if settings.network.pretrained else settings.start or "random weights"
     say(f"model: {settings.network.backbone} from {start}, {settings.size_px} px, {settings.precision}")
-    fit = begin(splits, settings, run, team, lambda plan: _say_plan(plan, say), lambda choice: _say_batch(choice, say))
-    say(f"run folder: {fit.folder.path}")
-    return fit
+    return begin(data, settings, run, team, lambda plan: _say_plan(plan, say), lambda choice: _say_batch(choice, say))
+
+
+def _say_data(data: TrainingData, report: CheckReport, say: Callable[[str], None]) -> None:
+    """What is used, what is not, and whether there is more to look at."""
+    for part in (data.train, data.val):
+        say(terminal.describe_dataset(part))
+    if data.left_out_images:
+        left = (
+            f"{terminal.count(data.left_out_images, 'photo')} and {terminal.count(data.left_out_boxes, 'box', 'boxes')}"
+        )
+        say(f"left out because of errors: {left}")
+    if report.warnings:
+        say(f"{terminal.count(len(report.warnings), 'warning')} about the data; see detkit data check {report.path}")
 
 
 def _say_batch(choice: BatchChoice, say: Callable[[str], None]) -> None:
@@ -192,8 +242,10 @@ def _resumed(path: Path, team: Team, say: Callable[[str], None]) -> Fit:
     """An interrupted run, where it stood."""
     from detkit.train.start import resume
 
-    fit = resume(path, team, lambda part: say(terminal.describe_dataset(part)))
+    fit = resume(path, team)
     at = fit.position
+    for part in (fit.train, fit.val):
+        say(terminal.describe_dataset(part))
     say(f"resuming {fit.folder.path} at epoch {at.epoch + 1}, batch {at.batch + 1}")
     return fit
 

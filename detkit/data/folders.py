@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 from detkit.data.dataset import Dataset, Sample
+from detkit.data.findings import Fault, Report, stop
 from detkit.data.label_files import short, split_word, wrong
 from detkit.errors import DataError, RunError, UsageError
+from detkit.image_header import read_image_header
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
@@ -41,16 +44,44 @@ class PhotoFinder:
         return self._names[key]
 
 
-def photos_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """The photos in a folder and those within, sorted; a folder reached twice, through a link, is a DataError."""
+def photos_below(folder: Path, seen: set[Path], report: Report = stop) -> Iterator[Path]:
+    """The photos in a folder and those within, sorted; a folder reached twice, through a link, is a fault."""
     if folder.resolve() in seen:
-        raise DataError("a link leads to a folder that is there already", file=folder)
+        report(Fault("link-loop", "a link leads to a folder that is there already", file=folder))
+        return
     seen.add(folder.resolve())
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PHOTO_SUFFIXES:
             yield path
         elif path.is_dir():
-            yield from photos_below(path, seen)
+            yield from photos_below(path, seen, report)
+
+
+def stays_inside(path: Path, homes: Iterable[Path]) -> bool:
+    """Whether a path, its `..` taken literally and links not followed, lies in one of the folders."""
+    place = os.path.normpath(path)
+    return any(place.startswith(os.path.join(os.path.normpath(home), "")) for home in homes)  # noqa: PTH118
+
+
+def photo_fault(photo: Path, error: DataError) -> Fault:
+    """Why a photo cannot be used, as a fault with a code."""
+    code = "image-unreadable"
+    with suppress(OSError, ValueError):
+        if not photo.exists():
+            code = "image-missing"
+        elif photo.stat().st_size == 0:
+            code = "image-empty"
+        elif "truncated JPEG" in error.message or "truncated or damaged PNG" in error.message or _cut_off(photo):
+            code = "image-truncated"
+    return Fault(code, error.message, file=error.file, found=error.found, expected=error.expected, photo=photo)
+
+
+def _cut_off(photo: Path) -> bool:
+    """Whether a file begins like a JPEG or PNG and ends before its size is said."""
+    with photo.open("rb") as stream:
+        starts_well = stream.read(8).startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
+        stream.seek(0)
+        return starts_well and read_image_header(stream) is None
 
 
 def by_split(datasets: Dataset | Sequence[Dataset]) -> dict[str, Dataset]:

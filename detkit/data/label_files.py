@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from detkit.data.findings import Fault, Report, stop
 from detkit.errors import DataError
 
 _SPLIT_WORD = re.compile(r"(?:^|[_.\- ])(train|training|val|valid|validation|dev|test|testing)(\d*)$", re.IGNORECASE)
@@ -38,14 +39,16 @@ def choose_split(found: Mapping[str, T], split: str | None, source: Path) -> tup
     return split, found[split]
 
 
-def checked_class_names(names: Iterable[object], file: Path) -> tuple[str, ...]:
-    """The class names, stripped; DataError when one is no text, empty or there twice, or when there is none."""
+def checked_class_names(names: Iterable[object], file: Path, report: Report = stop) -> tuple[str, ...]:
+    """The class names, stripped; one that is no text, empty or there twice is a fault, as is there being none."""
     checked: dict[str, None] = {}
     for position, name in enumerate(names):
         if not isinstance(name, str) or not name.strip() or any(c < " " or "\ud800" <= c <= "\udfff" for c in name):
-            raise DataError(f"class {position} has no usable name", file=file, found=short(name), expected="text")
+            report(wrong(f"class {position} has no usable name", file, name, "text", code="class-name-empty"))
+            name = f"class_{position}"
         if name.strip() in checked:
-            raise DataError("two classes have the same name", file=file, found=short(name), expected="distinct names")
+            report(wrong("two classes have the same name", file, name, "distinct names", code="class-name-twice"))
+            name = next(free for k in range(2, len(checked) + 3) if (free := f"{name.strip()} {k}") not in checked)
         checked[name.strip()] = None
     if not checked:
         raise DataError("no classes", file=file, expected="at least one class name")
@@ -80,11 +83,31 @@ def short(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
-def wrong(what: str, file: Path | None, found: object, expected: str, line: int | None = None) -> DataError:
-    """The DataError for one wrong value in a label file."""
-    return DataError(what, file=file, line=line, found=short(found), expected=expected)
+def wrong(
+    what: str,
+    file: Path | None,
+    found: object,
+    expected: str,
+    line: int | None = None,
+    *,
+    code: str = "labels-wrong",
+    mended: Sequence[float] | None = None,
+) -> Fault:
+    """The fault of one wrong value in a label file."""
+    return Fault(code, what, file=file, line=line, found=short(found), expected=expected, mended=mended)
 
 
-def placed(error: DataError, what: str, file: Path | None, line: int | None = None) -> DataError:
+def placed(
+    error: DataError,
+    what: str,
+    file: Path | str | None,
+    line: int | None = None,
+    *,
+    photo: Path | None = None,
+    item: int | None = None,
+    boxes: int = 0,
+) -> Fault:
     """The same error, now saying where."""
-    return DataError(what, file=file, line=line, found=error.found, expected=error.expected)
+    code, mended = (error.code, error.mended) if isinstance(error, Fault) else ("labels-unreadable", None)
+    place: dict[str, Any] = {"file": file, "line": line, "photo": photo, "item": item, "boxes": boxes}
+    return Fault(code, what, found=error.found, expected=error.expected, mended=mended, **place)

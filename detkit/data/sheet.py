@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from detkit import boxes
 from detkit.data.dataset import Dataset, Sample
 from detkit.detections import Detections
-from detkit.draw import _put_text, _text_width, class_color, draw
+from detkit.draw import class_color, draw, put_text, text_width
 from detkit.images import Image, read_image, stretch
 from detkit.opencv import load_cv2
 
@@ -122,7 +122,7 @@ def _head(dataset: Dataset) -> Image:
     lines: list[list[tuple[str, tuple[int, int, int], int]]] = [[]]
     left = 2 * _GAP_PX
     for text, color in legend:
-        wide_px = _text_width(text, _LEGEND_PX) + 3 * _LEGEND_PX
+        wide_px = text_width(text, _LEGEND_PX) + 3 * _LEGEND_PX
         if left + wide_px > WIDTH_PX and lines[-1]:
             lines.append([])
             left = 2 * _GAP_PX
@@ -135,13 +135,13 @@ def _head(dataset: Dataset) -> Image:
         base = 2 * _TITLE_PX + line_px * number + _LEGEND_PX
         for text, color, x in line:
             head[base - _LEGEND_PX + 5 : base + 1, x : x + _LEGEND_PX - 4] = color
-            _put_text(head, text, (x + round(1.2 * _LEGEND_PX), base), _LEGEND_PX, _FAINT)
+            put_text(head, text, (x + round(1.2 * _LEGEND_PX), base), _LEGEND_PX, _FAINT)
     return head
 
 
 def _write_title(head: NDArray[np.uint8], dataset: Dataset) -> None:
     title = f"{dataset.name} {dataset.split}".strip()
-    _put_text(head, title, (2 * _GAP_PX, round(1.4 * _TITLE_PX)), _TITLE_PX, _TEXT)
+    put_text(head, title, (2 * _GAP_PX, round(1.4 * _TITLE_PX)), _TITLE_PX, _TEXT)
     what = f"{len(dataset):,} photos, {dataset.box_count:,} boxes"
-    beside = 4 * _GAP_PX + _text_width(title, _TITLE_PX)
-    _put_text(head, what, (beside, round(1.4 * _TITLE_PX)), _LEGEND_PX, _FAINT)
+    beside = 4 * _GAP_PX + text_width(title, _TITLE_PX)
+    put_text(head, what, (beside, round(1.4 * _TITLE_PX)), _LEGEND_PX, _FAINT)

@@ -6,27 +6,32 @@ VOC counts pixels from 1 and includes the last one: xmin = x1 + 1 and xmax = x2.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from defusedxml import ElementTree
-from defusedxml.common import DefusedXmlException
 
 from detkit.data.dataset import Dataset, Sample
-from detkit.data.folders import PHOTO_SUFFIXES, PhotoFinder, by_split, inner_name, new_folder, place_photo
+from detkit.data.findings import Fault, Report, stop
+from detkit.data.folders import (
+    PHOTO_SUFFIXES,
+    PhotoFinder,
+    by_split,
+    inner_name,
+    new_folder,
+    photo_fault,
+    place_photo,
+)
 from detkit.data.label_files import (
     checked_class_names,
     choose_split,
     placed,
-    read_bytes,
     read_lines,
-    short,
     split_word,
     wrong,
 )
+from detkit.data.voc_xml import CORNERS, XmlLabels, parse_xml
 from detkit.detections import Detections
 from detkit.errors import DataError
 from detkit.images import read_size_hw
@@ -35,9 +40,6 @@ LOOKED_FOR = "Annotations/*.xml beside JPEGImages/, annotations/*.xml beside ima
 _LISTS = ("train", "val", "test", "trainval")
 _CLASS_FILES = ("classes.txt", "labels.txt", "obj.names")
 _PAIRS = (("JPEGImages", "Annotations"), ("images", "annotations"), ("images", "Annotations"), ("images", "labels"))
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_FLAGS = {"0": False, "1": True, "false": False, "true": True}
-_LIMIT_PX = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +49,6 @@ class _Place:
     photos: Path
     labels: Path
     listed: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Labels:
-    """What one XML file says."""
-
-    file: Path
-    photo_name: str
-    size_hw: tuple[int, int] | None
-    names: list[str]
-    boxes_xyxy: list[list[float]]
-    difficult: list[bool]
 
 
 def splits(path: Path) -> dict[str, Path]:
@@ -92,7 +82,7 @@ def _with_xml(folder: Path) -> dict[str, Path]:
     return {name: file for name, file in inner.items() if name and any(file.glob("*.xml"))}
 
 
-def read(path: Path, split: str | None = None) -> Dataset:
+def read(path: Path, split: str | None = None, *, report: Report = stop) -> Dataset:
     """Read VOC labels; `difficult` objects, which VOC leaves out of training and scores, become crowd boxes.
 
     Class names come from classes.txt (or labels.txt, obj.names) if it is there; else they are the sorted names of
@@ -101,6 +91,7 @@ def read(path: Path, split: str | None = None) -> Dataset:
     Args:
         path: the data set's folder.
         split: "train", "val", ...; None where there is only one.
+        report: gets each fault; by default the first is raised.
     Returns:
         The split; `truth.crowd` is always there.
     Raises:
@@ -109,120 +100,139 @@ def read(path: Path, split: str | None = None) -> Dataset:
     path = path.absolute()
     places = _places(path)
     name, place = choose_split(places, split, path)
+    photos = _photos(place.photos, report)
     folders = dict.fromkeys(other.labels for other in places.values())
-    labels = {folder: [_parse(file) for file in sorted(folder.glob("*.xml"))] for folder in folders}
-    names = _class_names([path, place.photos.parent], [label for own in labels.values() for label in own])
-    photos = _photos(place.photos)
-    by_photo = _by_photo(labels[place.labels], photos)
-    chosen = sorted(photos.values()) if place.listed is None else list(_listed(place, photos, by_photo))
+    files = [file for folder in folders for file in sorted(folder.glob("*.xml"))]
+    labels = list(_parsed(files, place.photos, photos, report))
+    names = _class_names([path, place.photos.parent], labels, report)
+    by_photo = _by_photo([own for own in labels if own.file.parent == place.labels], photos, report)
+    chosen = sorted(photos.values()) if place.listed is None else list(_listed(place, photos, by_photo, report))
+    broken = {file.stem for file in files if file.parent == place.labels} - {own.file.stem for own in labels}
     label_of = {class_name: label for label, class_name in enumerate(names)}
-    samples = [_sample(place.photos / photo, by_photo.get(photo), label_of, i) for i, photo in enumerate(chosen, 1)]
-    if not samples:
+    samples = []
+    for number, photo in enumerate(chosen, 1):
+        if photo.rpartition(".")[0] not in broken:
+            sample = _sample(place.photos / photo, by_photo.get(photo), label_of, number, report)
+            samples += [] if sample is None else [sample]
+    if not chosen:
         raise DataError("no photos", file=place.photos, expected=", ".join(sorted(PHOTO_SUFFIXES)))
     return Dataset(path.name, names, tuple(samples), path, "voc", name, tuple(range(1, len(names) + 1)))
 
 
-def _parse(file: Path) -> _Labels:
-    try:
-        root = ElementTree.fromstring(read_bytes(file))
-    except ElementTree.ParseError as error:
-        raise DataError(f"not valid XML: {error.msg}", file=file, line=error.position[0]) from error
-    except DefusedXmlException as error:
-        raise DataError("XML entities are refused", file=file) from error
-    except (ValueError, LookupError) as error:  # an encoding nobody knows
-        raise DataError(f"not valid XML: {short(str(error))}", file=file) from error
-    if root.tag != "annotation":
-        raise wrong("not a VOC label file", file, root.tag, "<annotation>")
-    sides = [root.findtext(f"size/{side}", "").strip() for side in ("height", "width")]
-    sized = all(side.isascii() and side.isdigit() and 0 < int(side[:7]) and len(side) < 7 for side in sides)
-    labels = _Labels(file, root.findtext("filename", ""), (int(sides[0]), int(sides[1])) if sized else None, [], [], [])
-    for position, entry in enumerate(root.findall("object"), 1):
+def _parsed(files: Sequence[Path], folder: Path, photos: Mapping[str, str], report: Report) -> Iterator[XmlLabels]:
+    """What each file says; one that cannot be parsed is a fault."""
+    for file in files:
+        photo = folder / photos[file.stem] if file.stem in photos else None
         try:
-            labels.names.append(entry.findtext("name", "").strip())
-            labels.boxes_xyxy.append(_box_xyxy(entry))
-            flag = entry.findtext("difficult", "0").strip().lower()
-            if flag not in _FLAGS or not labels.names[-1]:
-                raise wrong("its name or difficult is wrong", None, [labels.names[-1], flag], "a name, and 0 or 1")
-            labels.difficult.append(_FLAGS[flag])
+            labels = parse_xml(file)
         except DataError as error:
-            raise placed(error, f"object {position} ({labels.names[-1]}): {error.message}", file) from None
-    return labels
+            report(placed(error, error.message, file, error.line, photo=photo))
+            continue
+        for fault in labels.faults:
+            boxes = int(fault.mended is None)
+            report(placed(fault, fault.message, file, photo=photo, item=fault.item, boxes=boxes))
+        yield labels
 
 
-def _box_xyxy(entry: Any) -> list[float]:
-    texts = [entry.findtext(f"bndbox/{corner}", "").strip() for corner in _CORNERS]
-    try:
-        corners = [float(text.replace("_", "?")) for text in texts]  # Python would take 1_0 for 10
-    except ValueError:
-        corners = [float("nan")]
-    if not all(abs(value) < _LIMIT_PX for value in corners):
-        raise wrong("its bndbox is wrong", None, texts, "xmin, ymin, xmax, ymax in pixels")
-    x1, y1, x2, y2 = corners[0] - 1, corners[1] - 1, corners[2], corners[3]
-    if not (np.float32(x2) > np.float32(x1) and np.float32(y2) > np.float32(y1)):
-        raise wrong("its bndbox has no area", None, texts, "xmax and ymax not below xmin and ymin")
-    return [x1, y1, x2, y2]
-
-
-def _class_names(homes: Sequence[Path], labels: Sequence[_Labels]) -> tuple[str, ...]:
+def _class_names(homes: Sequence[Path], labels: Sequence[XmlLabels], report: Report) -> tuple[str, ...]:
+    """The names listed, else those used; an unlisted one is refused here in strict reading, later with its box else."""
     used = {name: own.file for own in labels for name in own.names}
     for place in (home / name for home in homes for name in _CLASS_FILES):
         if place.is_file():
-            listed = checked_class_names(read_lines(place), place)
-            if unknown := sorted(set(used) - set(listed)):
-                raise wrong("a class that is not listed", used[unknown[0]], unknown[0], f"a name in {place}")
+            listed = checked_class_names(read_lines(place), place, report)
+            if report is stop and (unknown := sorted(set(used) - set(listed))):
+                raise _unlisted(used[unknown[0]], unknown[0], f"a name in {place}")
             return listed
-    return checked_class_names(sorted(used), homes[0])
+    return checked_class_names(sorted(used), homes[0], report)
 
 
-def _photos(folder: Path) -> dict[str, str]:
+def _unlisted(file: Path, name: str, expected: str) -> Fault:
+    return wrong("a class that is not listed", file, name, expected, code="class-unknown")
+
+
+def _photos(folder: Path, report: Report) -> dict[str, str]:
     """The photos of a folder by their stem, which is their label file's."""
     photos: dict[str, str] = {}
     for name in sorted(PhotoFinder([]).names_in(folder)):
         stem, dot, suffix = name.rpartition(".")
         if dot + suffix.lower() in PHOTO_SUFFIXES:
             if stem in photos:
-                raise DataError("two photos share one label file", file=folder / name, found=photos[stem])
-            photos[stem] = name
+                fault = wrong("two photos share one label file", folder / name, photos[stem], "one", code="image-twice")
+                report(placed(fault, fault.message, fault.file, photo=folder / name))
+            else:
+                photos[stem] = name
     return photos
 
 
-def _by_photo(labels: Sequence[_Labels], photos: Mapping[str, str]) -> dict[str, _Labels]:
+def _by_photo(labels: Sequence[XmlLabels], photos: Mapping[str, str], report: Report) -> dict[str, XmlLabels]:
     """Each photo's labels: those of the same stem, else those whose `filename` names it."""
     names = set(photos.values())
-    found: dict[str, _Labels] = {}
+    found: dict[str, XmlLabels] = {}
     for own in labels:
         photo = photos.get(own.file.stem) or own.photo_name.strip()
         if photo not in names:
-            raise wrong("a label file without a photo", own.file, photo, f"a photo called {own.file.stem}")
-        if photo in found:
-            raise wrong("a second label file for one photo", own.file, photo, f"only {found[photo].file.name}")
-        found[photo] = own
+            what, expected = "a label file without a photo", f"a photo called {own.file.stem}"
+            fault = wrong(what, own.file, photo, expected, code="labels-orphan")
+            report(placed(fault, fault.message, own.file, boxes=len(own.names)))
+        elif photo in found:
+            what, expected = "a second label file for one photo", f"only {found[photo].file.name}"
+            report(wrong(what, own.file, photo, expected, code="image-twice"))
+        else:
+            found[photo] = own
     return found
 
 
-def _listed(place: _Place, photos: Mapping[str, str], by_photo: Mapping[str, _Labels]) -> Iterator[str]:
+def _listed(
+    place: _Place, photos: Mapping[str, str], by_photo: Mapping[str, XmlLabels], report: Report
+) -> Iterator[str]:
     assert place.listed is not None
     seen = set()
     for line, text in enumerate(read_lines(place.listed), 1):
         photo = photos.get(text) or photos.get(text.rpartition(".")[0], "")
+        what, expected, code = "no such photo", f"a photo in {place.photos}, listed once", ""
         if not photo or photo in seen:
-            raise wrong("no such photo", place.listed, text, f"a photo in {place.photos}, listed once", line)
-        if photo not in by_photo:
-            raise wrong("a listed photo has no label file", place.listed, text, f"{place.labels / text}.xml", line)
-        seen.add(photo)
-        yield photo
+            code = "image-twice" if photo else "image-missing"
+        elif photo not in by_photo and not (place.labels / f"{photo.rpartition('.')[0]}.xml").exists():
+            what, expected = "a listed photo has no label file", f"{place.labels / text}.xml"
+            code = "labels-missing"
+        if code:
+            fault = wrong(what, place.listed, text, expected, line, code=code)
+            report(placed(fault, what, place.listed, line, photo=place.photos / (photo or text)))
+        else:
+            seen.add(photo)
+            yield photo
 
 
-def _sample(photo: Path, labels: _Labels | None, label_of: Mapping[str, int], number: int) -> Sample:
-    size_hw = labels.size_hw if labels is not None and labels.size_hw is not None else read_size_hw(photo)
-    boxes = np.array([] if labels is None else labels.boxes_xyxy, np.float32).reshape(-1, 4)
-    outside = ((boxes[:, :2] >= size_hw[::-1]) | (boxes[:, 2:] <= 0)).any(1)
-    if labels is not None and outside.any():
-        where = f"object {int(outside.argmax()) + 1}: its bndbox lies outside the {size_hw[1]}x{size_hw[0]} photo"
-        raise wrong(where, labels.file, boxes[outside][0].tolist(), "a box on the photo")
-    classes = [] if labels is None else [label_of[name] for name in labels.names]
-    crowd = np.array([] if labels is None else labels.difficult, np.bool_)
-    return Sample(photo.name, photo, Detections(size_hw, boxes, np.array(classes, np.int64), crowd=crowd), number)
+def _sample(
+    photo: Path, labels: XmlLabels | None, label_of: Mapping[str, int], number: int, report: Report
+) -> Sample | None:
+    """One photo with its boxes; None where the photo cannot be used."""
+    size_hw = None if labels is None else labels.size_hw
+    if size_hw is None:
+        try:
+            size_hw = read_size_hw(photo)
+        except DataError as error:
+            report(photo_fault(photo, error))
+            return None
+    if labels is None:
+        empty = Detections.empty(size_hw, scored=False)
+        return Sample(photo.name, photo, replace(empty, crowd=np.zeros(0, np.bool_)), number)
+    boxes_xyxy = np.array(labels.boxes_xyxy, np.float32).reshape(-1, 4)
+    outside = ((boxes_xyxy[:, :2] >= size_hw[::-1]) | (boxes_xyxy[:, 2:] <= 0)).any(1)
+    known = np.array([name in label_of for name in labels.names], np.bool_)
+    for row in np.flatnonzero(outside | ~known).tolist():
+        at = labels.numbers[row]
+        if known[row]:
+            what = f"object {at}: its bndbox lies outside the {size_hw[1]}x{size_hw[0]} photo"
+            fault = wrong(what, None, boxes_xyxy[row].tolist(), "a box on the photo", code="box-outside")
+        else:
+            fault = _unlisted(labels.file, labels.names[row], "a listed name")
+        report(placed(fault, fault.message, labels.file, photo=photo, item=at, boxes=1))
+    kept = np.flatnonzero(known & ~outside)
+    classes = np.array([label_of[labels.names[row]] for row in kept], np.int64)
+    crowd = np.array(labels.difficult, np.bool_)[kept]
+    truth = Detections(size_hw, boxes_xyxy[kept], classes, crowd=crowd)
+    return Sample(photo.name, photo, truth, number, None, labels.file, np.array(labels.numbers, np.int64)[kept])
 
 
 def write(datasets: Dataset | Sequence[Dataset], root: Path) -> list[str]:
@@ -264,7 +274,7 @@ def _text(sample: Sample, name: str, class_names: Sequence[str]) -> str:
     crowd = np.zeros(len(truth), np.bool_) if truth.crowd is None else truth.crowd
     corners = (truth.boxes_xyxy.astype(np.float64) + [1, 1, 0, 0]).round(4).tolist()
     for label, box, difficult in zip(truth.labels.tolist(), corners, crowd.tolist(), strict=True):
-        inner = "".join(f"<{corner}>{value:.10g}</{corner}>" for corner, value in zip(_CORNERS, box, strict=True))
+        inner = "".join(f"<{corner}>{value:.10g}</{corner}>" for corner, value in zip(CORNERS, box, strict=True))
         lines += [f"  <object>\n    <name>{escape(class_names[label], quote=False)}</name>"]
         lines += [f"    <difficult>{int(difficult)}</difficult>\n    <bndbox>{inner}</bndbox>\n  </object>"]
     return "\n".join([*lines, "</annotation>\n"])

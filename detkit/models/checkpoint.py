@@ -57,8 +57,8 @@ def load_model(path: Path) -> tuple[Model, ModelCard]:
     return model.eval(), card
 
 
-def load_state(model: nn.Module, path: Path, *, prefix_dropped: str | None = None) -> None:
-    """Copy a file's tensors into a network; with `prefix_dropped`, those whose names start so stay as they are.
+def load_state(model: nn.Module, path: Path, *, left_out: tuple[str, ...] = ()) -> None:
+    """Copy a file's tensors into a network; those whose names start with `left_out` stay as they are.
 
     Raises:
         WeightsError: names or shapes differ; the first difference is named.
@@ -66,8 +66,7 @@ def load_state(model: nn.Module, path: Path, *, prefix_dropped: str | None = Non
     tensors, _ = load_tensors(path)
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_PREFIX)}
     own = model.state_dict()
-    if prefix_dropped is not None:
-        tensors = {n: own[n] if n.startswith(prefix_dropped) else t for n, t in tensors.items()}
+    tensors = {name: own.get(name, t) if name.startswith(left_out) else t for name, t in tensors.items()}
     for name in own.keys() ^ tensors.keys():
         problem = "lacks the tensor" if name in own else "holds an unknown tensor"
         raise WeightsError(f"{problem} {name}", file=path, expected="the tensors its card's architecture needs")

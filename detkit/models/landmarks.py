@@ -59,6 +59,7 @@ class Landmarks(nn.Module):
     """Backbone, top-down path and one head that gives four maps a point at stride 8."""
 
     stride = STRIDES[0]
+    class_layers = ("heads.1.",)  # say nothing of other points
 
     def __init__(self, settings: LandmarkSettings, class_names: Sequence[str], point_names: Sequence[str]) -> None:
         super().__init__()

@@ -72,6 +72,7 @@ class Yolo(nn.Module):
     """Backbone, feature pyramid and one anchor head per stride."""
 
     strides = STRIDES
+    class_layers = tuple(f"heads.{level}.to_class." for level in range(len(STRIDES)))  # say nothing of other classes
     anchors_wh: Tensor  # [L, A, 2] in canvas pixels
 
     def __init__(self, settings: YoloSettings, class_names: Sequence[str], anchors_wh_px: Sequence[object]) -> None:
@@ -125,6 +126,19 @@ class Yolo(nn.Module):
             "objectness": gains.objectness_gain * objectness,
             "class": gains.class_gain * classes,
         }
+
+    def answering(self, raw: Raw, truths: Sequence[Detections]) -> list[Detections]:
+        """Per canvas, the anchors that answer for its labelled boxes, each laid on the middle of its cell."""
+        targets = stack_targets(truths, raw.levels[0].device)
+        rows: list[Tensor] = []  # of image, label, x1, y1, x2, y2
+        for i, match in enumerate(self._assign(raw, targets)):
+            centre_xy = (torch.stack([match.column, match.row], 1) + 0.5) * self.strides[i]  # [T, 2]
+            half_wh = self.anchors_wh[i][match.anchor] / 2
+            labels = targets.labels[match.target]
+            rows.append(torch.cat([torch.stack([match.image, labels], 1), centre_xy - half_wh, centre_xy + half_wh], 1))
+        table = torch.cat(rows).cpu().numpy()  # [T, 6]
+        own = [table[table[:, 0] == image] for image in range(len(truths))]
+        return [Detections(t.size_hw, part[:, 2:], part[:, 1]) for t, part in zip(truths, own, strict=True)]
 
     def _assign(self, raw: Raw, targets: Targets) -> list[Matches]:
         """Which slots answer for which targets, per level."""

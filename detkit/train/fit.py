@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from detkit.train.reports import EpochReport, Figures, FinishReport, Report, Ste
 from detkit.train.run_folder import Position, RunFolder
 from detkit.train.schedule import Clock
 from detkit.train.settings import TrainSettings
-from detkit.train.tasks import task_of
+from detkit.train.tasks import better, task_of
 from detkit.train.trials import trials
 from detkit.weights import ModelCard, read_card
 
@@ -45,7 +46,8 @@ class Fit:
         folder: where the run is kept.
         train, val: the two splits.
         card: the model's card, with anchors.
-        settings: resolved (see `settings.resolve`); the heads of `start` are taken for equal classes.
+        settings: resolved (see `settings.resolve`); the layers of `start` that know its classes or points are taken
+            for the same ones only.
         team: the processes that train together.
     Raises:
         WeightsError: `settings.start` does not fit.
@@ -70,8 +72,9 @@ class Fit:
         self.task = task_of(settings.task)
         model = build(card, settings.network)
         if settings.start is not None:
-            same_classes = read_card(settings.start).class_names == card.class_names
-            load_state(model, settings.start, prefix_dropped=None if same_classes else "heads.")
+            start = read_card(settings.start)
+            same = (start.class_names, start.point_names) == (card.class_names, card.point_names)
+            load_state(model, settings.start, left_out=() if same else model.class_layers)
         from_pretrained = settings.start is not None or bool(settings.network.pretrained)
         self.learner = Learner(model, settings, team, from_pretrained=from_pretrained)
         side_px = max(max(settings.sides_px(progress)) for progress in (0.0, 1.0))
@@ -128,12 +131,18 @@ class Fit:
 
     def _begin_with_trials(self) -> Iterator[Report]:
         """Show the first batch and try the network on it."""
-        with closing(batches(self.canvases, self._plan(0), workers=self.settings.workers)) as feed:
-            batch = next(feed)
         if self.team.leads:
-            write_batch_sheet(self.folder.plots / "first_batch.png", *batch, self.card.class_names)
+            batch = self.show_first_batch(self.folder.plots / "first_batch.png")
             if self.settings.self_test:
                 yield from trials(self.learner, batch, self.card, self.settings)
+
+    def show_first_batch(self, path: Path) -> Batch:
+        """Draw the first batch of the run, with the anchors that answer for its boxes; gives the batch."""
+        with closing(batches(self.canvases, self._plan(0), workers=self.settings.workers)) as feed:
+            batch = next(feed)
+        anchors = self.task.answering(self.learner.averaged_model(), batch)
+        write_batch_sheet(path, *batch, self.card.class_names, anchors)
+        return batch
 
     def _complete(self) -> bool:
         at, settings = self.position, self.settings
@@ -218,7 +227,7 @@ class Fit:
         self.position = replace(self.position, progress=progress, total_steps=self.clock.total_steps)
         look = self._complete() or self.position.epoch % settings.val_every == 0
         figures, predictions = self.validate() if look else (None, [])
-        is_best = figures is not None and self._better(figures)
+        is_best = figures is not None and better(self.task, figures, self.position.best)
         if figures is not None:
             self._judge(figures, predictions, is_best=is_best)
         epochs = settings.epochs
@@ -237,15 +246,11 @@ class Fit:
         """What seems to be wrong where AP stays 0."""
         if figures is None or self.diary is None or self.settings.task != "yolo":
             return None
-        rows = self.folder.rows(self.folder.metrics)
-        history = [row["val"]["AP"] for row in rows if row["val"]] + [figures["AP"]]
-        facts = data_facts(self.train, self.val, self.settings.size_px)
-        steps, warmup = self.position.step, self.settings.optim.warmup_steps
-        return diagnose_flat(history, [*(r["loss"] for r in rows), losses], facts, steps=steps, warmup_steps=warmup)
-
-    def _better(self, figures: Figures) -> bool:
-        value, best = figures[self.task.figure], self.position.best
-        return best is None or (value > best if self.task.higher_is_better else value < best)
+        rows = [*self.folder.rows(self.folder.metrics), {"loss": losses, "val": figures}]
+        history = [row["val"]["AP"] for row in rows if row["val"]]
+        facts, warmup = data_facts(self.train, self.val, self.settings.size_px), self.settings.optim.warmup_steps
+        losses_of = [row["loss"] for row in rows]
+        return diagnose_flat(history, losses_of, facts, steps=self.position.step, warmup_steps=warmup)
 
     def _judge(self, figures: Figures, predictions: list[Detections], *, is_best: bool) -> None:
         """Keep the weights if they are the best so far, else count the look."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from detkit.engines import Engine
 from detkit.evaluate.landmarks import evaluate_landmarks
 from detkit.infer.landmarks import LandmarkPredictor
 from detkit.train.crops import BoxCrops, Photos
-from detkit.train.loader import CanvasMaker
+from detkit.train.loader import Batch, CanvasMaker
 from detkit.train.settings import TrainSettings
 from detkit.weights import ModelCard
 
@@ -33,6 +34,10 @@ class Landmarking:
     def order(self, canvases: CanvasMaker, train: Dataset, settings: TrainSettings, epoch: int) -> NDArray[np.int64]:
         """Every box once."""
         return np.random.default_rng((settings.seed, epoch)).permutation(len(canvases))
+
+    def answering(self, model: Any, batch: Batch) -> list[Detections]:
+        """There are no anchors."""
+        return []
 
     def predict(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
         """The labelled boxes with the points found on them."""

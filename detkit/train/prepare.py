@@ -46,8 +46,14 @@ def plan_anchors(dataset: Dataset, settings: TrainSettings) -> AnchorPlan:
     return AnchorPlan(as_tuples, fit, count_collisions(boxes, STRIDES, levels))
 
 
-def new_card(train: Dataset, plan: AnchorPlan | None, settings: TrainSettings) -> ModelCard:
-    """The card of a model about to be trained on `train`; `plan` is None for a task without anchors."""
+def new_card(
+    train: Dataset, plan: AnchorPlan | None, settings: TrainSettings, left_out_images: int = 0, left_out_boxes: int = 0
+) -> ModelCard:
+    """The card of a model about to be trained on `train`; `plan` is None for a task without anchors.
+
+    Args:
+        left_out_images, left_out_boxes: what of the data, both splits, is not used because of errors in its labels.
+    """
     points = card_fields(train, settings.crop) if settings.task == "landmarks" else {}
     shape = {"mean_shape": listed_shape(train)} if settings.task == "landmarks" else {}
     return ModelCard(
@@ -61,8 +67,8 @@ def new_card(train: Dataset, plan: AnchorPlan | None, settings: TrainSettings) -
             "data_sha256": train.content_hash(),
             "images": len(train),
             "boxes": train.box_count,
-            "left_out_images": 0,
-            "left_out_boxes": 0,
+            "left_out_images": left_out_images,
+            "left_out_boxes": left_out_boxes,
             "epochs": settings.epochs,
             "seed": settings.seed,
         }

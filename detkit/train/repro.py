@@ -19,7 +19,7 @@ from detkit.train.reports import StepReport
 from detkit.train.run_folder import RunFolder
 from detkit.train.schedule import Clock
 from detkit.train.settings import TrainSettings
-from detkit.train.start import check_same_data, read_splits
+from detkit.train.start import check_same_data, same_data
 from detkit.weights import read_card
 
 _PARTS = {"fed": "the photos fed to the network", "losses": "the loss", "norm": "the gradient"}
@@ -63,12 +63,12 @@ def repeat(run: Path, steps: int, team: Team = ALONE) -> Iterator[Repeated]:
     if not noted:
         raise UsageError("no steps are noted in this run", file=folder.steps)
     card = read_card(folder.last)
-    splits = read_splits(settings)
-    check_same_data(card, splits[0])
+    data = same_data(settings)
+    check_same_data(card, data.train)
     with tempfile.TemporaryDirectory() as scratch:
         again = RunFolder(Path(scratch) / "again")
         quiet = replace(settings, self_test=False, tensorboard=False, save_every_min=1e9)
-        fit = Fit(again, *splits, quiet, card, team)
+        fit = Fit(again, data.train, data.val, quiet, card, team)
         fit.begin()
         fit.clock = _Replay(fit.clock.budget_s, fit.clock.epoch_steps, noted[0]["total"])
         fit.clock.plans = [row["total"] for row in noted]

@@ -42,7 +42,7 @@ class TrainSettings:
     cache_mb: memory for decoded photos. val_every: epochs between two looks at the val split. patience: looks
     without a better result after which the run ends; 0 is off. save_every_min: minutes between two saves within an
     epoch. keep_last: saved states kept. self_test: try the network, the export and the first batch before the first
-    epoch. tensorboard: write its log too.
+    epoch. tensorboard: write its log too. allow_bad: photos with an error in their labels that may be left out.
     """
 
     data: Path | None = None
@@ -67,6 +67,7 @@ class TrainSettings:
     keep_last: int = 1
     self_test: bool = True
     tensorboard: bool = False
+    allow_bad: int = 0
     model: YoloSettings = field(default_factory=YoloSettings)
     landmarks: LandmarkSettings = field(default_factory=LandmarkSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
@@ -79,7 +80,7 @@ class TrainSettings:
         for name in ("epochs", "workers", "val_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("time_min", "batch_size", "balance", "patience", "save_every_min", "cache_mb"):
+        for name in ("time_min", "batch_size", "balance", "patience", "save_every_min", "cache_mb", "allow_bad"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
         if not 0 < self.grow <= 1:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detkit.config import load
+from detkit.data.check import CheckReport, Watch, check_for_training
 from detkit.data.dataset import Dataset
 from detkit.data.formats import read
 from detkit.errors import DataError
@@ -19,69 +20,92 @@ from detkit.train.settings import TrainSettings
 from detkit.train.trials import choose_batch
 from detkit.weights import ModelCard, read_card
 
-Splits = tuple[Dataset, Dataset]
-
 
 def begin(
-    splits: Splits,
+    data: TrainingData,
     settings: TrainSettings,
     run: Path | None,
     team: Team,
     on_plan: Callable[[AnchorPlan], None] = lambda _: None,
     on_batch: Callable[[BatchChoice], None] = lambda _: None,
 ) -> Fit:
-    """A new run: anchors found, folder made.
+    """A new run: anchors found, network made; `Fit.begin` makes its folder.
 
     Args:
-        splits: train and val.
+        data: train and val.
         settings: resolved.
         run: its folder; None takes a free name under runs/.
         on_plan: told the anchors before the long work. on_batch: told the batch size where detkit chooses it.
     Raises:
-        DataError: nothing to learn from. UsageError, RunError: the folder cannot be made.
+        DataError: nothing to learn from. UsageError: the batch cannot be shared out.
     """
-    train, val = splits
+    train, val = data.train, data.val
     folder = RunFolder(team.from_leader(free_name(Path("runs") / train.name) if run is None else run))
     plan = plan_anchors(train, settings) if settings.task == "yolo" else None
     if plan is not None:
         on_plan(plan)
-    card = new_card(train, plan, settings)
+    card = new_card(train, plan, settings, data.left_out_images, data.left_out_boxes)
     if settings.batch_size == 0:
         choice = choose_batch(train, card, settings) if team.leads else None
         choice = team.from_leader(choice)
         assert choice is not None
         on_batch(choice)
         settings = replace(settings, batch_size=choice.batch_size * team.size)
-    fit = Fit(folder, train, val, settings, card, team)
-    fit.begin()
-    return fit
+    return Fit(folder, train, val, settings, card, team)
 
 
-def resume(path: Path, team: Team, on_read: Callable[[Dataset], None] = lambda _: None) -> Fit:
+def resume(path: Path, team: Team) -> Fit:
     """An interrupted run, where it stood: `path` is its folder, or one of the files in its checkpoints/.
 
-    Args:
-        on_read: told each split once it is read.
     Raises:
         WeightsError: nothing usable was saved. DataError: the labels changed since.
     """
     folder = RunFolder(path) if path.suffix != ".safetensors" else RunFolder.of_checkpoint(path)
     settings = load(TrainSettings, folder.config)
     card = read_card(folder.resumed_from)
-    splits = read_splits(settings, on_read)
-    check_same_data(card, splits[0])
-    fit = Fit(folder, *splits, settings, card, team)
+    data = same_data(settings)
+    check_same_data(card, data.train)
+    fit = Fit(folder, data.train, data.val, settings, card, team)
     fit.resume()
     return fit
 
 
-def read_splits(settings: TrainSettings, on_read: Callable[[Dataset], None] = lambda _: None) -> Splits:
-    """The splits train and val of the data a run's settings name."""
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """The two splits of a run, without the photos that were left out, and how many those were, with their boxes."""
+
+    train: Dataset
+    val: Dataset
+    left_out_images: int = 0
+    left_out_boxes: int = 0
+
+
+def check_data(settings: TrainSettings, watch: Watch | None = None) -> CheckReport:
+    """Look for everything that is wrong with the data a run's settings name (see `detkit data check`).
+
+    Raises:
+        DataError: no data set, or no split train or val.
+    """
     assert settings.data is not None
-    both = read(settings.data, "train"), read(settings.data, "val")
-    for part in both:
-        on_read(part)
-    return both
+    return check_for_training(settings.data, settings.size_px, watch=watch)
+
+
+def usable_data(report: CheckReport, allow_bad: int) -> TrainingData:
+    """The splits of checked data, if what is wrong with them is nothing, or little enough.
+
+    Raises:
+        DataError: more than `allow_bad` photos have an error, or one that concerns the whole set.
+    """
+    train, val = report.for_training(allow_bad)
+    return TrainingData(train, val, report.images_left_out, report.boxes_left_out)
+
+
+def same_data(settings: TrainSettings) -> TrainingData:
+    """The data of a run that began before: checked then, so it is only read, unless photos were left out."""
+    if settings.allow_bad:
+        return usable_data(check_data(settings), settings.allow_bad)
+    assert settings.data is not None
+    return TrainingData(read(settings.data, "train"), read(settings.data, "val"))
 
 
 def check_same_data(card: ModelCard, train: Dataset) -> None:

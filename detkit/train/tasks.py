@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from detkit.data.dataset import Dataset, Sample
@@ -15,7 +16,7 @@ from detkit.engines import Engine
 from detkit.evaluate.coco import CONF_FLOOR, MAX_DET, evaluate
 from detkit.evaluate.intervals import bootstrap
 from detkit.infer.predictor import Predictor
-from detkit.train.loader import CanvasMaker, PhotoCache, PhotoCanvases
+from detkit.train.loader import Batch, CanvasMaker, PhotoCache, PhotoCanvases
 from detkit.train.points_task import Landmarking
 from detkit.train.reports import Figures
 from detkit.train.sampling import epoch_order
@@ -45,6 +46,10 @@ class Task(Protocol):
 
     def order(self, canvases: CanvasMaker, train: Dataset, settings: TrainSettings, epoch: int) -> NDArray[np.int64]:
         """The canvases of an epoch, in order."""
+        ...
+
+    def answering(self, model: Any, batch: Batch) -> list[Detections]:
+        """The anchors that answer for the boxes of a batch, per canvas; none where the task has no anchors."""
         ...
 
     def predict(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
@@ -79,6 +84,14 @@ class Detection:
         """Every photo once, those of rare classes more often where `balance` asks for it."""
         return epoch_order(train, settings.seed, epoch, settings.balance)
 
+    def answering(self, model: Any, batch: Batch) -> list[Detections]:
+        """By the rule the run learns by."""
+        with torch.no_grad():
+            found: list[Detections] = model.answering(
+                model(torch.from_numpy(batch[0]).to(model.anchors_wh.device)), batch[1]
+            )
+        return found
+
     def predict(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
         """Boxes down to COCO's lowest scores."""
         predictor = Predictor(engine, conf=CONF_FLOOR, max_det=MAX_DET)
@@ -95,6 +108,12 @@ class Detection:
     def intervals(self, val: Dataset, predictions: Sequence[Detections]) -> Intervals:
         """Of AP, AP50 and AP75."""
         return bootstrap(val, list(predictions)).figures()
+
+
+def better(task: Task, figures: Figures, best: float | None) -> bool:
+    """Whether figures beat the best so far (None: there is none)."""
+    value = figures[task.figure]
+    return best is None or (value > best if task.higher_is_better else value < best)
 
 
 def task_of(name: str) -> Task:

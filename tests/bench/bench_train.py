@@ -76,7 +76,7 @@ def main() -> None:
     print(f"  bf16, quick gradients    {trimmed:6.1f}   {plain / trimmed:.2f} times as fast")
     print(f"  the same, memory kept    {bf16:6.1f}   {plain / bf16:.2f} times as fast: what a run does")
     print(f"  fp32                     {fp32:6.1f}")
-    print(f"  bf16, stem frozen        {frozen:6.1f}   {plain / frozen:.2f} times as fast as the first (the default here)")
+    print(f"  bf16, stem frozen        {frozen:6.1f}   {plain / frozen:.2f} times as fast as the first (the default)")
     print(f"  loader alone             {loader:6.1f}   {frozen / loader:.1f} times as fast as the step it feeds")
 
 
