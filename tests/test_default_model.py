@@ -13,7 +13,9 @@ import pytest
 from detkit.boxes import iou_matrix
 from detkit.data.formats import read
 from detkit.evaluate.coco import CONF_FLOOR, FIGURE_NAMES, MAX_DET, evaluate
+from detkit.evaluate.landmarks import evaluate_landmarks
 from detkit.images import read_image
+from detkit.infer.landmarks import LandmarkPredictor
 from detkit.infer.predictor import Predictor
 from detkit.weights import find_weights, read_card, read_manifest, weights_folder
 
@@ -29,7 +31,12 @@ def test_the_manifest_and_the_files_say_the_same() -> None:
         assert path.name == model.file
         assert card.class_names == model.classes
         assert card.licences["weights"] == model.licence
-        assert model.accuracy["AP50"] == pytest.approx(card.training["metrics"]["AP50"], abs=0.01)
+        figures = {name: value for name, value in model.accuracy.items() if name != "split"}
+        assert figures
+        for name, value in figures.items():
+            assert value == pytest.approx(card.training["metrics"][name], abs=1e-3)
+            low, high = card.training["intervals"][name]
+            assert low < value < high
     assert default in {model.name for model in models}
     assert read_card(find_weights(default)) == read_card(find_weights(default, ".safetensors"))
 
@@ -65,6 +72,42 @@ def test_real_predictions_score_alike_in_both_engines_and_as_promised(shared_dat
     promised = next(m for m in read_manifest()[1] if m.name == read_manifest()[0]).accuracy
     assert quick.AP50 == pytest.approx(promised["AP50"], abs=0.002)
     assert quick.AP == pytest.approx(promised["AP"], abs=0.002)
+
+
+def test_face_and_points_together_on_a_sample_photo() -> None:
+    predictor = Predictor("face", landmarks="face-landmarks")
+    found = predictor.predict(read_image(PHOTOS / "grace_hopper.jpg"))
+    assert len(found) == 1
+    assert found.points_xyv is not None
+    x1, y1, x2, y2 = found.boxes_xyxy[0]
+    names = predictor.points_card.point_names if predictor.points_card else ()
+    point = dict(zip(names, found.points_xyv[0, :, :2], strict=True))
+    assert all(x1 < x < x2 and y1 < y < y2 for x, y in point.values())
+    assert point["left_eye"][1] < point["nose"][1] < point["mouth_left"][1]
+    assert {"street", "street-small", "face", "face-landmarks"} == {model.name for model in read_manifest()[1]}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "figure", "bound"), [("face", "fddb", "AP50", 0.90), ("street-small", "street5", "AP50", 0.62)]
+)
+def test_the_other_models_are_as_good_as_promised(
+    name: str, data: str, figure: str, bound: float, shared_data: Path
+) -> None:
+    val = read(shared_data / data, "val")
+    predictor = Predictor(name, conf=CONF_FLOOR, max_det=MAX_DET)
+    found = list(predictor.predict_files([sample.image_path for sample in val]))
+    promised = next(m for m in read_manifest()[1] if m.name == name).accuracy
+    value = getattr(evaluate(val, found), figure)
+    assert value >= bound
+    assert value == pytest.approx(promised[figure], abs=0.002)
+
+
+def test_the_points_are_as_good_as_promised(shared_data: Path) -> None:
+    val = read(shared_data / "faces5", "val")
+    found = list(LandmarkPredictor("face-landmarks").stream_truth(val.samples))
+    promised = next(m for m in read_manifest()[1] if m.name == "face-landmarks").accuracy["NME"]
+    assert evaluate_landmarks(val, found).figures()["NME"] == pytest.approx(promised, abs=5e-4)
+    assert promised <= 0.05
 
 
 @pytest.mark.slow

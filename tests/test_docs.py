@@ -79,4 +79,4 @@ def test_every_setting_on_the_pages_exists_with_the_default_given() -> None:
 
 def test_the_checks_themselves() -> None:
     page = "`detkit data check\nX` and\n```console\n$ detkit train a \\\n    --epochs 3   # 320 px\nnot detkit\n```\n"
-    assert sorted(command_lines(page)) == ["detkit data check X", "detkit train a --epochs 3 "]
+    assert sorted(command_lines(page)) == ["detkit data check X", "detkit train a --epochs 3"]

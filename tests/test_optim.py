@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,9 +11,11 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from detkit.train.optim import (  # noqa: E402
+    FROZEN,
     OptimSettings,
     average_weights,
     build_optimizer,
+    freeze_stages,
     learning_rate,
     set_learning_rate,
 )
@@ -39,7 +42,8 @@ def test_learning_rate_never_jumps() -> None:
 def test_groups_cover_every_parameter_once(name: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
     model[0].bias.requires_grad_(False)
-    optimizer = build_optimizer(model, OptimSettings(name=name, weight_decay=0.5), model[0], 0.1)
+    backbone = SimpleNamespace(stages=[nn.Sequential(), model[0]])
+    optimizer = build_optimizer(model, OptimSettings(name=name, weight_decay=0.5), backbone, 0.1)  # type: ignore[arg-type]
     grouped = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad}
     assert len(grouped) == len(set(map(id, grouped)))
@@ -68,3 +72,32 @@ def test_average_follows_a_frozen_counter() -> None:
     averaged.update_parameters(model)
     assert averaged.module.num_batches_tracked.item() == 1
     assert torch.equal(averaged.module.running_mean, model.running_mean)
+
+
+def test_earlier_stages_of_a_pretrained_backbone_learn_less() -> None:
+    stages = nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(4))
+    model = nn.Sequential(stages, nn.Linear(1, 1, bias=False))
+    backbone = SimpleNamespace(stages=list(stages))
+    settings = OptimSettings(layer_decay=0.5)
+    optimizer = build_optimizer(model, settings, backbone, 0.4)  # type: ignore[arg-type]
+    set_learning_rate(optimizer, 1.0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert [rates[id(stage.weight)] for stage in stages] == pytest.approx([0.05, 0.1, 0.2, 0.4])
+    assert rates[id(model[1].weight)] == 1.0
+    fresh = build_optimizer(model, settings, backbone, 1.0)  # type: ignore[arg-type]
+    assert {group["lr_factor"] for group in fresh.param_groups} == {1.0}  # random weights: nothing to keep
+
+
+def test_frozen_stages_stay_frozen_in_training_mode() -> None:
+    stages = nn.ModuleList(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)) for _ in range(4))
+    backbone = SimpleNamespace(stages=stages)
+    stages.train()
+    freeze_stages(backbone, FROZEN["stride8"])  # type: ignore[arg-type]
+    assert [stage.training for stage in stages] == [False, False, True, True]
+    assert [stage[0].weight.requires_grad for stage in stages] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("wrong", [{"lr": 0}, {"ema": 1.0}, {"accumulate": 0}, {"warmup_steps": -1}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        OptimSettings(**wrong)  # type: ignore[arg-type]
