@@ -44,6 +44,7 @@ def eval_(
     split: Annotated[
         str | None, typer.Option("--split", help="Which part of the data.  [default: val, or the only one]")
     ] = None,
+    format_: options.SourceFormat = None,
     weights: options.Weights = None,
     engine: Annotated[
         Engine, typer.Option("--engine", help="Who computes the figures; both give the same.")
@@ -69,7 +70,8 @@ def eval_(
     """
     file = find_weights(weights, weights_suffix(backend))
     card = read_card(file)
-    dataset = _read(data, split)
+    dataset = _read(data, split, format_)
+    terminal.say(f"{data}: {formats.recognise(data, format_).reason}")
     terminal.say(terminal.describe_dataset(dataset))
     check_class_names(card.class_names, dataset)
     if save_predictions is not None:
@@ -107,15 +109,15 @@ def _eval_points(
         terminal.print_json(result.to_dict() | json_with)
 
 
-def _read(data: Path, split: str | None) -> Dataset:
+def _read(data: Path, split: str | None, format_: formats.Format | None) -> Dataset:
     """The split asked for; unasked, the only one there is, else val."""
     try:
-        return formats.read(data, split)
+        return formats.read(data, split, format_)
     except DataError as first:
         if split is not None:
             raise
         try:
-            return formats.read(data, "val")
+            return formats.read(data, "val", format_)
         except DataError:
             raise first from None  # it names the splits there are, or what is wrong with the only one
 

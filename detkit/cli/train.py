@@ -85,6 +85,7 @@ def train(
     config: Config = None,
     set_: Set = None,
     resume: Resume = None,
+    format_: options.SourceFormat = None,
     allow_bad: AllowBad = None,
     dry_run: DryRun = False,
     json: options.Json = False,
@@ -101,40 +102,40 @@ def train(
     need_torch()
     from detkit.train.distributed import join_team
 
-    given: dict[str, object] = {"data": data, "--task": task, "--run": run, "--weights": weights}
-    given |= {
-        "--epochs": epochs,
-        "--time": time,
-        "--size": size,
-        "--batch": batch,
-        "--backbone": backbone,
-        "--config": config,
-        "--set": set_ or None,
-    }
-    used = [name for name, value in given.items() if value is not None]
-    if resume is not None and used:
-        raise UsageError("--resume goes on with the run's own data and settings; give nothing beside it", found=used[0])
+    flags: dict[str, str | int | None] = {"--task": task, "--epochs": epochs, "--time": time, "--size": size}
+    flags |= {"--batch": batch, "--backbone": backbone, "--format": format_, "--allow-bad": allow_bad}
+    others: dict[str, object] = {"DATA": data, "--run": run, "--weights": weights, "--config": config}
+    others |= {"--set": set_ or None, "--dry-run": dry_run or None}
+    beside = [name for name, value in (flags | others).items() if value is not None]
+    if resume is not None and beside:
+        raise UsageError(
+            "--resume goes on with the run's own data and settings; give nothing beside it", found=beside[0]
+        )
     with join_team() as team:
         say = terminal.say if team.leads else _say_nothing
         if resume is not None:
             fit = _resumed(resume, team, say)
         else:
-            overrides = _overrides(task, epochs, time, size, batch, backbone)
-            overrides += ([] if allow_bad is None else [f"allow_bad={allow_bad}"]) + (set_ or [])
+            overrides = _overrides(flags) + (set_ or [])
             fit = _begun(_settings(data, weights, config, overrides), run, team, say)
             if dry_run:
                 _show_only(fit, say)
                 return
             fit.begin()
             say(f"run folder: {fit.folder.path}")
-        with _stop_on_interrupt(say) as stop:
-            finish = terminal.show_training(fit.run(lambda: bool(stop)), talk=team.leads)
-    if team.leads and json:
+        _run(fit, say, json)
+
+
+def _run(fit: Fit, say: Callable[[str], None], json: bool) -> None:
+    """Train to the end, or until Ctrl-C, and say what came of it."""
+    with _stop_on_interrupt(say) as stop:
+        finish = terminal.show_training(fit.run(lambda: bool(stop)), talk=fit.team.leads)
+    if fit.team.leads and json:
         terminal.print_json({key: str(v) if isinstance(v, Path) else v for key, v in asdict(finish).items()})
-    say(
-        f"model: {finish.run / 'best.onnx'}"
-        + ("" if finish.best is None else f", val {finish.figure} {finish.best:.3f}")
-    )
+    best = "" if finish.best is None else f", val {finish.figure} {finish.best:.3f}"
+    say(f"model: {finish.run / 'best.onnx'}{best}")
+    if finish.early:
+        say(f"ended early: {fit.settings.patience} looks at the val split without a better result")
     if not finish.complete:
         say(f"interrupted; to go on: detkit train --resume {finish.run}")
         raise typer.Exit(ExitCode.INTERRUPTED)
@@ -170,22 +171,23 @@ def need_torch() -> None:
         ) from error
 
 
-def _overrides(
-    task: str | None, epochs: int | None, time: str | None, size: int | None, batch: str | None, backbone: str | None
-) -> list[str]:
+def _overrides(flags: dict[str, str | int | None]) -> list[str]:
     """The options as `key=value` settings."""
     from detkit.train.schedule import parse_time
 
-    if time is not None and epochs is not None:
+    time, batch = flags["--time"], flags["--batch"]
+    if time is not None and flags["--epochs"] is not None:
         raise UsageError("--time and --epochs contradict each other")
-    table = "landmarks" if task == "landmarks" else "model"
+    table = "landmarks" if flags["--task"] == "landmarks" else "model"
     values = {
-        "task": task,
-        "epochs": epochs,
-        "time_min": None if time is None else parse_time(time),
-        "size_px": size,
+        "task": flags["--task"],
+        "epochs": flags["--epochs"],
+        "time_min": None if time is None else parse_time(str(time)),
+        "size_px": flags["--size"],
         "batch_size": 0 if batch == "auto" else batch,
-        f"{table}.backbone": backbone,
+        f"{table}.backbone": flags["--backbone"],
+        "format": flags["--format"],
+        "allow_bad": flags["--allow-bad"],
     }
     return [f"{key}={value}" for key, value in values.items() if value is not None]
 
@@ -222,6 +224,7 @@ def _begun(settings: TrainSettings, run: Path | None, team: Team, say: Callable[
 
 def _say_data(data: TrainingData, report: CheckReport, say: Callable[[str], None]) -> None:
     """What is used, what is not, and whether there is more to look at."""
+    say(f"{report.path}: {report.reason}")
     for part in (data.train, data.val):
         say(terminal.describe_dataset(part))
     if data.left_out_images:

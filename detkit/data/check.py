@@ -227,6 +227,7 @@ def check_for_training(
     size_px: int,
     splits: Sequence[str] = ("train", "val"),
     *,
+    format: formats.Format | None = None,  # noqa: A002
     fast: bool = False,
     watch: Watch | None = None,
 ) -> CheckReport:
@@ -235,7 +236,7 @@ def check_for_training(
     Raises:
         DataError: no data set of a known format, or one of the splits is not there.
     """
-    readings = [read_leniently(path, split) for split in splits]
+    readings = [read_leniently(path, split, format) for split in splits]
     datasets = tuple(dataset for reading in readings for dataset in reading.datasets)
     findings = dict.fromkeys(finding for reading in readings for finding in reading.findings)
     reading = Reading(path, readings[0].reason, datasets, tuple(findings))

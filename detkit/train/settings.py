@@ -26,8 +26,9 @@ _GROWN_BY = 0.7  # share of the run after which the canvas has its full size
 class TrainSettings:
     """Settings of one run; `runs/NAME/config.toml` holds them all.
 
-    data: the data set's folder or file. task: what is learnt; "yolo" uses [model] and [augment], "landmarks" uses
-    [landmarks] and [crop]. start: a .safetensors model to begin from.
+    data: the data set's folder or file. format: what to take it for; none lets detkit find out.
+    task: what is learnt; "yolo" uses [model] and [augment], "landmarks" uses [landmarks] and [crop].
+    start: a .safetensors model to begin from.
     epochs: passes over the photos. time_min: minutes for the whole run, which is planned to end on time; 0 is no
     limit, otherwise `epochs` is left out of account.
     batch_size: canvases per step, of all processes together; 0 lets detkit choose.
@@ -46,6 +47,7 @@ class TrainSettings:
     """
 
     data: Path | None = None
+    format: Literal["coco", "yolo", "voc", "csv"] | None = None
     task: Literal["yolo", "landmarks"] = "yolo"
     start: Path | None = None
     epochs: int = 30

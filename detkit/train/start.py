@@ -87,7 +87,7 @@ def check_data(settings: TrainSettings, watch: Watch | None = None) -> CheckRepo
         DataError: no data set, or no split train or val.
     """
     assert settings.data is not None
-    return check_for_training(settings.data, settings.size_px, watch=watch)
+    return check_for_training(settings.data, settings.size_px, format=settings.format, watch=watch)
 
 
 def usable_data(report: CheckReport, allow_bad: int) -> TrainingData:
@@ -105,7 +105,8 @@ def same_data(settings: TrainSettings) -> TrainingData:
     if settings.allow_bad:
         return usable_data(check_data(settings), settings.allow_bad)
     assert settings.data is not None
-    return TrainingData(read(settings.data, "train"), read(settings.data, "val"))
+    train, val = (read(settings.data, split, settings.format) for split in ("train", "val"))
+    return TrainingData(train, val)
 
 
 def check_same_data(card: ModelCard, train: Dataset) -> None:
