@@ -111,3 +111,14 @@ def test_a_batch_that_cannot_be_shared_out_is_one_line(shapes: Path, tmp_path: P
     assert all(process.returncode == 2 for process in ended)
     assert "multiple of the number of processes" in ended[0].stderr
     assert "Traceback" not in ended[0].stderr + ended[1].stderr
+
+
+def test_torchrun_takes_none_of_our_options_for_its_own() -> None:
+    from torch.distributed.run import get_args_parser
+
+    from detkit.cli import _load
+
+    names = {name for parameter in _load("train").params for name in parameter.opts if name.startswith("-")}
+    for name in names - {"--run"}:  # it has --run-path; ours is --run-dir, too
+        parsed = get_args_parser().parse_args(["--nproc-per-node", "2", "-m", "detkit", "train", "data", name, "x"])
+        assert parsed.training_script_args == ["train", "data", name, "x"]

@@ -31,7 +31,12 @@ Data = Annotated[
 ]
 Run = Annotated[
     Path | None,
-    typer.Option("--run", metavar="DIR", help="Folder of the run (default: runs/NAME of the data)."),
+    typer.Option(
+        "--run",
+        "--run-dir",  # torchrun takes --run for its own --run-path
+        metavar="DIR",
+        help="Folder of the run (default: runs/NAME of the data).",
+    ),
 ]
 Start = Annotated[
     str | None,
