@@ -76,7 +76,7 @@ def _load(name: str) -> Any:
     found = getattr(import_module(f"detkit.cli.{module}"), attribute)
     if not isinstance(found, typer.Typer):
         function, found = found, typer.Typer(add_completion=False)
-        found.command(name, help=_paragraphs(inspect.getdoc(function) or ""))(function)
+        found.command(name, help=paragraphs(inspect.getdoc(function) or ""))(function)
     command = get_command(found)
     command.name, command.help = name, _plain(command.help)
     for parameter in command.params:
@@ -90,7 +90,7 @@ def _plain(text: str | None) -> str | None:
     return text and text.replace("[", "\\[")
 
 
-def _paragraphs(docstring: str) -> str:
+def paragraphs(docstring: str) -> str:
     """The text with each paragraph on one line, for typer to wrap at the terminal's width."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in docstring.split("\n\n"))
 

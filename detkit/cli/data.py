@@ -6,7 +6,7 @@ import inspect
 
 import typer
 
-from detkit.cli import _paragraphs
+from detkit.cli import paragraphs
 from detkit.cli.data_anchors import anchors
 from detkit.cli.data_check import check
 from detkit.cli.data_convert import convert
@@ -32,4 +32,4 @@ app.command("split")(split)
 app.command("stats")(stats)
 app.command("anchors")(anchors)
 for _command in app.registered_commands:
-    _command.help = _paragraphs(inspect.getdoc(_command.callback) or "")
+    _command.help = paragraphs(inspect.getdoc(_command.callback) or "")

@@ -49,7 +49,7 @@ class Dataset:
         class_names: names in label order: label k means `class_names[k]`.
         samples: the photos.
         source: the file or folder the labels were read from.
-        format: "coco", "yolo" or "voc".
+        format: "coco", "yolo", "voc" or "csv".
         split: "train", "val", ... or "" where the source has no splits.
         category_ids: the ids the label file uses for the classes, in label order (COCO), else 1..K.
         point_names: names of the P points of each box, in order; () where no points are labelled.
@@ -115,6 +115,7 @@ def check_class_names(expected: Sequence[str], dataset: Dataset) -> None:
         return
     missing, extra = [name for name in model if name not in data], [name for name in data if name not in model]
     place = {"coco": "number the categories", "yolo": "list `names` in data.yaml", "voc": "list classes.txt"}
+    place["csv"] = place["voc"]
     fix = f"{place.get(dataset.format, 'list the classes')} as the model has them: {_listing(model)}"
     if [name.casefold() for name in model] == [name.casefold() for name in data]:
         what = f"they differ in upper and lower case: {_listing(missing)} for the model, {_listing(extra)} in the data"

@@ -76,7 +76,7 @@ class CocoResult:
         return asdict(self)
 
 
-class _Columns(NamedTuple):
+class Columns(NamedTuple):
     """Boxes of all images together, in the float64 both engines get; N rows in image order."""
 
     images: NDArray[np.int64]  # [N] 1-based rank of the image id
@@ -113,10 +113,10 @@ def evaluate(
     if engine not in _ENGINES or max_det < 1:
         expected = f"engine {' or '.join(get_args(Engine))}, max_det >= 1"
         raise UsageError("cannot evaluate", found=f"engine {engine}, max_det {max_det}", expected=expected)
-    _check(dataset, predictions)
+    check_predictions(dataset, predictions)
     order = np.argsort([sample.image_id for sample in dataset], kind="stable")
-    truths = _columns([dataset.samples[i].truth for i in order], [dataset.samples[i].areas_px for i in order])
-    found = _columns([predictions[i] for i in order], [None] * len(order))
+    truths = stack_columns([dataset.samples[i].truth for i in order], [dataset.samples[i].areas_px for i in order])
+    found = stack_columns([predictions[i] for i in order], [None] * len(order))
     limits = [1, min(10, max_det), max_det]
     curves = _ENGINES[engine](truths, found, len(dataset), len(dataset.class_names), limits)
     return CocoResult(
@@ -136,10 +136,10 @@ def results_list(dataset: Dataset, predictions: Sequence[Detections]) -> list[di
 
     The numbers are those `evaluate` scores, to the last bit.
     """
-    _check(dataset, predictions)
+    check_predictions(dataset, predictions)
     rows = []
     for sample, prediction in zip(dataset, predictions, strict=True):
-        columns = _columns([prediction], [None])
+        columns = stack_columns([prediction], [None])
         for category, box_xywh, score in zip(columns.categories, columns.boxes_xywh, columns.scores, strict=True):
             category_id = dataset.category_ids[category - 1]
             row = {"image_id": sample.image_id, "category_id": category_id, "bbox": box_xywh.tolist()}
@@ -147,7 +147,8 @@ def results_list(dataset: Dataset, predictions: Sequence[Detections]) -> list[di
     return rows
 
 
-def _check(dataset: Dataset, predictions: Sequence[Detections]) -> None:
+def check_predictions(dataset: Dataset, predictions: Sequence[Detections]) -> None:
+    """DataError where predictions, one per photo, do not fit the data set or hold what nobody can score."""
     if len(predictions) != len(dataset):
         raise DataError(
             "predictions do not fit the data set", found=len(predictions), expected=f"{len(dataset)} images"
@@ -169,7 +170,7 @@ def _check(dataset: Dataset, predictions: Sequence[Detections]) -> None:
             raise DataError(f"{sample.name}: a predicted box is inverted", expected="x1 <= x2 and y1 <= y2")
 
 
-def _columns(per_image: Sequence[Detections], areas_px: Sequence[NDArray[np.float64] | None]) -> _Columns:
+def stack_columns(per_image: Sequence[Detections], areas_px: Sequence[NDArray[np.float64] | None]) -> Columns:
     """Gather all images; widths are taken in float64, so that both engines see the same bits."""
     counts = [len(detections) for detections in per_image]
 
@@ -183,7 +184,7 @@ def _columns(per_image: Sequence[Detections], areas_px: Sequence[NDArray[np.floa
     for start, end, own in zip(starts, starts[1:], areas_px, strict=False):
         if own is not None:
             box_areas_px[start:end] = own
-    return _Columns(
+    return Columns(
         images=np.repeat(np.arange(1, len(counts) + 1), counts),
         categories=gather([d.labels for d in per_image], np.int64) + 1,
         boxes_xywh=boxes_xywh,
@@ -193,7 +194,7 @@ def _columns(per_image: Sequence[Detections], areas_px: Sequence[NDArray[np.floa
     )
 
 
-def _with_hotcoco(truths: _Columns, found: _Columns, images: int, classes: int, limits: list[int]) -> _Curves:
+def _with_hotcoco(truths: Columns, found: Columns, images: int, classes: int, limits: list[int]) -> _Curves:
     import hotcoco
 
     image_rows, category_rows = _id_rows(images), _id_rows(classes)
@@ -215,11 +216,11 @@ def _with_hotcoco(truths: _Columns, found: _Columns, images: int, classes: int, 
     return _Curves(np.asarray(run.eval["precision"]), np.asarray(run.eval["recall"]))
 
 
-def _with_pycocotools(truths: _Columns, found: _Columns, images: int, classes: int, limits: list[int]) -> _Curves:
+def _with_pycocotools(truths: Columns, found: Columns, images: int, classes: int, limits: list[int]) -> _Curves:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    def build(columns: _Columns) -> COCO:
+    def build(columns: Columns) -> COCO:
         coco = COCO()
         coco.dataset = {"images": _id_rows(images), "categories": _id_rows(classes), "annotations": _rows(columns)}
         coco.createIndex()
@@ -233,7 +234,7 @@ def _with_pycocotools(truths: _Columns, found: _Columns, images: int, classes: i
     return _Curves(run.eval["precision"], run.eval["recall"])
 
 
-_ENGINES: dict[str, Callable[[_Columns, _Columns, int, int, list[int]], _Curves]] = {
+_ENGINES: dict[str, Callable[[Columns, Columns, int, int, list[int]], _Curves]] = {
     "hotcoco": _with_hotcoco,
     "pycocotools": _with_pycocotools,
 }
@@ -244,7 +245,7 @@ def _id_rows(count: int) -> list[dict[str, Any]]:
     return [{"id": i, "name": str(i), "file_name": str(i), "width": 1, "height": 1} for i in range(1, count + 1)]
 
 
-def _rows(columns: _Columns) -> list[dict[str, Any]]:
+def _rows(columns: Columns) -> list[dict[str, Any]]:
     """Annotations as pycocotools wants them; ids from 1, because it takes a match with id 0 for no match."""
     keys = ("image_id", "category_id", "bbox", "area", "score", "iscrowd")
     listed = zip(*(column.tolist() for column in columns), strict=True)
@@ -267,7 +268,7 @@ def _figures(curves: _Curves) -> dict[str, Any]:
     return dict(zip(FIGURE_NAMES, map(_mean, precisions + recalls), strict=True))
 
 
-def _per_class(dataset: Dataset, curves: _Curves, truths: _Columns, found: _Columns) -> tuple[ClassResult, ...]:
+def _per_class(dataset: Dataset, curves: _Curves, truths: Columns, found: Columns) -> tuple[ClassResult, ...]:
     precision = curves.precision[..., _ALL, -1]  # [T, R, K]
     count = len(dataset.class_names)
     truth_counts = np.bincount(truths.categories[~truths.crowd], minlength=count + 1)[1:]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from detkit.boxes import ioa_matrix, iou_matrix
 from detkit.data.dataset import Dataset
 from detkit.detections import Detections
-from detkit.evaluate.coco import MAX_DET, UNDEFINED, _check, _Columns, _columns
+from detkit.evaluate.coco import MAX_DET, UNDEFINED, Columns, check_predictions, stack_columns
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # [T]
 RECALL_POINTS = np.linspace(0, 1, 101)
@@ -68,10 +68,10 @@ def match(dataset: Dataset, predictions: Sequence[Detections], max_det: int = MA
     Raises:
         DataError: predictions that do not fit the data set.
     """
-    _check(dataset, predictions)
+    check_predictions(dataset, predictions)
     order = np.argsort([sample.image_id for sample in dataset], kind="stable").astype(np.int64)
-    truths = _columns([dataset.samples[i].truth for i in order], [dataset.samples[i].areas_px for i in order])
-    found = _best(_columns([predictions[i] for i in order], [None] * len(order)), max_det)
+    truths = stack_columns([dataset.samples[i].truth for i in order], [dataset.samples[i].areas_px for i in order])
+    found = _best(stack_columns([predictions[i] for i in order], [None] * len(order)), max_det)
     off_limits = truths.crowd | _outsized(truths.areas_px)
     owner = _owners(found, truths, off_limits)  # [T, N]
     on_ignored = (owner >= 0) & np.append(off_limits, False)[owner]
@@ -150,7 +150,7 @@ def _outsized(areas_px: NDArray[np.float64]) -> NDArray[np.bool_]:
     return (areas_px < 0) | (areas_px > _LARGEST_AREA_PX)
 
 
-def _best(found: _Columns, max_det: int) -> _Columns:
+def _best(found: Columns, max_det: int) -> Columns:
     """At most `max_det` detections per image and class, in the order of COCO's curves: class, score, image."""
     order = np.lexsort((-found.scores, found.images, found.categories))
     group = np.stack([found.images, found.categories])[:, order]
@@ -159,10 +159,10 @@ def _best(found: _Columns, max_det: int) -> _Columns:
     order = order[places - np.maximum.accumulate(np.where(first, places, 0)) < max_det]
     order = order[np.lexsort((-found.scores[order], found.categories[order]))]
     columns: list[Any] = [column[order] for column in found]
-    return _Columns(*columns)
+    return Columns(*columns)
 
 
-def _owners(found: _Columns, truths: _Columns, off_limits: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _owners(found: Columns, truths: Columns, off_limits: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The truth each detection is matched to at each threshold, [T, N], or -1: greedy by score within image and class.
 
     Of the free truths that overlap enough, one that counts goes before one that does not, then the larger
@@ -186,7 +186,7 @@ def _owners(found: _Columns, truths: _Columns, off_limits: NDArray[np.bool_]) ->
     return owner
 
 
-def _candidates(found: _Columns, truths: _Columns) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _candidates(found: Columns, truths: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Rows of detections and truths of one image and class that overlap by 0.5 or more, and by how much."""
     none = np.zeros(0, np.int64)
     parts = [(none, none, np.zeros(0))]
@@ -208,7 +208,7 @@ def _candidates(found: _Columns, truths: _Columns) -> tuple[NDArray[np.int64], N
     return detection, truth, overlap
 
 
-def _rounds(found: _Columns, detection: NDArray[np.int64]) -> NDArray[np.int64]:
+def _rounds(found: Columns, detection: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each candidate pair the rank of its detection among those of its image and class that have candidates.
 
     `detection` is sorted; rows of `found` stand class by class and best score first.
