@@ -132,6 +132,11 @@ def find_weights(name_or_path: str | Path | None = None, suffix: str = ".onnx") 
     for model in models:
         if model.name == name and model.file.endswith(suffix):
             return _verified(model)
+    files = [model.file for model in models if model.name == name]
+    if files:
+        raise WeightsError(
+            f"the model {name!r} comes with detkit as {', '.join(files)} only", expected=f"a {suffix} file"
+        )
     if not name:
         raise WeightsError("no default model is installed; name one with --weights", file=weights_folder())
     path = Path(name)

@@ -111,6 +111,12 @@ def test_ctrl_c_leaves_a_run_that_is_usable_and_goes_on(shapes: Path, tmp_path: 
         (["DATA", "--run", "/dev/null/run", *TINY], 6, "run folder"),
         (["--resume", "nowhere"], 2, "nowhere"),
         (["DATA", "--resume", "runs/x"], 2, "--resume"),
+        (["DATA", "--weights", "face"], 4, "face.onnx only"),
+        (["DATA", "--batch", "many"], 2, "a whole number, or auto"),
+        (["DATA", "--time", "soon"], 2, "30m"),
+        (["DATA", "--time", "1m", "--epochs", "3"], 2, "contradict"),
+        (["DATA", "--task", "landmarks"], 3, "labelled point"),
+        (["DATA", "--format", "voc"], 3, "Pascal VOC"),
     ],
 )
 def test_refusals_are_one_line_and_leave_nothing(

@@ -183,6 +183,8 @@ def _overrides(flags: dict[str, str | int | None]) -> list[str]:
     time, batch = flags["--time"], flags["--batch"]
     if time is not None and flags["--epochs"] is not None:
         raise UsageError("--time and --epochs contradict each other")
+    if batch not in (None, "auto") and not str(batch).isdecimal():
+        raise UsageError("--batch", found=repr(batch), expected="a whole number, or auto")
     table = "landmarks" if flags["--task"] == "landmarks" else "model"
     values = {
         "task": flags["--task"],
