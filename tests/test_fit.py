@@ -103,7 +103,7 @@ def test_reports_and_run_folder(tmp_path: Path, shapes: Dataset) -> None:
     assert {p.name for p in folder.path.iterdir()} == {"best.onnx", "best.safetensors", *files.split()}
 
 
-@pytest.mark.parametrize("stops", [[1], [4], [2, 5, 7]])
+@pytest.mark.parametrize("stops", [[1], [4], [3, 6], [2, 5, 7]])
 def test_a_run_stopped_and_resumed_ends_bit_for_bit_as_one_left_alone(
     tmp_path: Path, shapes: Dataset, stops: Sequence[int]
 ) -> None:
@@ -119,6 +119,8 @@ def test_a_run_stopped_and_resumed_ends_bit_for_bit_as_one_left_alone(
         fit.resume()
         assert fit.position.step == stop
     list(fit.run())
+    parts, whole = (RunFolder(tmp_path / name) for name in ("parts", "whole"))
+    assert [row["loss"] for row in parts.rows(parts.metrics)] == [row["loss"] for row in whole.rows(whole.metrics)]
     ours, theirs = (load_tensors(tmp_path / name / "last.safetensors")[0] for name in ("parts", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

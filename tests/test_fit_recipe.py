@@ -126,6 +126,9 @@ def test_repeating_a_run(tmp_path: Path, shapes: Dataset, monkeypatch: pytest.Mo
     then = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(json.dumps(then | {"threads": -1}))
     assert list(repro.changed_environment(run)) == ["threads"]
+    (run / "steps.jsonl").write_text('{"step": 1, "epoch": 0}\n')
+    with pytest.raises(UsageError, match="cannot be compared"):
+        list(repro.repeat(run, 5))
     (run / "steps.jsonl").write_text("")
     with pytest.raises(UsageError, match="no steps"):
         list(repro.repeat(run, 5))

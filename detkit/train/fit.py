@@ -117,7 +117,7 @@ class Fit:
         if self.position.step == 0:
             yield from self._begin_with_trials()
         while not self._complete():
-            losses: list[dict[str, float]] = []
+            losses = self._losses_noted()
             with closing(self._epoch()) as steps:
                 for step in steps:
                     losses.append(step.losses)
@@ -126,8 +126,15 @@ class Fit:
                         self._save_interrupted()
                         yield self._finish(complete=False)
                         return
-            yield self._end_epoch({name: float(np.mean([part[name] for part in losses])) for name in losses[0]})
+            names = losses[0] if losses else ()
+            yield self._end_epoch({name: float(np.mean([part[name] for part in losses])) for name in names})
         yield self._finish(complete=True)
+
+    def _losses_noted(self) -> list[dict[str, float]]:
+        """The losses of the steps that an interrupted epoch did before; it may have stopped after its last one."""
+        if self.position.batch == 0:
+            return []
+        return [r["losses"] for r in self.folder.rows(self.folder.steps) if r["epoch"] == self.position.epoch]
 
     def _begin_with_trials(self) -> Iterator[Report]:
         """Show the first batch and try the network on it."""

@@ -62,6 +62,8 @@ def repeat(run: Path, steps: int, team: Team = ALONE) -> Iterator[Repeated]:
     noted = folder.rows(folder.steps)[:steps]
     if not noted:
         raise UsageError("no steps are noted in this run", file=folder.steps)
+    if any(not {"total", *_PARTS} <= row.keys() for row in noted):
+        raise UsageError("the notes of this run's steps cannot be compared with", file=folder.steps)
     card = read_card(folder.last)
     data = same_data(settings)
     check_same_data(card, data.train)

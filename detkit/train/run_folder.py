@@ -89,13 +89,16 @@ class RunFolder:
             raise RunError("cannot be written", file=path, found=error.strerror) from error
 
     def rows(self, path: Path) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl or steps.jsonl; a last one cut short by a crash is left out."""
+        """The lines of metrics.jsonl or steps.jsonl; what follows one cut short by a crash is left out."""
         rows = []
         for line in path.read_text("utf-8").splitlines() if path.exists() else ():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(row, dict) or not {"epoch", "step"} <= row.keys():
+                break
+            rows.append(row)
         return rows
 
     def forget_after(self, position: Position) -> None:

@@ -22,9 +22,9 @@ from detkit.detections import Detections
 from detkit.errors import RunError
 from detkit.export import Proof, export_onnx
 from detkit.models.build import Model
+from detkit.train.learner import DTYPES
 from detkit.weights import ModelCard
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOSS_SCALE = {"fp16": 1024.0}  # half precision loses small gradients; AdamW does not mind the factor
 # (learning rate, share of the steps): the first does for a network that has learnt before, the second for one that must
 # not be thrown out of what it knows, the last for random weights. There the loss may rise at first, because boxes that
@@ -66,7 +66,7 @@ class Trial:
 
     def parts(self, canvases: Tensor, truths: Sequence[Detections]) -> dict[str, Tensor]:
         """The loss parts of a batch, in the run's precision."""
-        dtype = _DTYPES[self.precision]
+        dtype = DTYPES[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
             raw = self.twin(canvases)
         parts: dict[str, Tensor] = self.twin.loss(raw, truths)
