@@ -11,9 +11,11 @@ from fake_model import CARD, card_with, write_fake_model
 from detkit.engines import Outputs
 from detkit.errors import DataError, RunError, UsageError
 from detkit.images import Placement, place, read_image, write_image
-from detkit.infer.predictor import Predictor, Selection, select
+from detkit.infer.frames import Frame, Item, Unreadable
+from detkit.infer.predictor import Predictor
+from detkit.infer.selection import Selection, select
 from detkit.infer.sinks import PictureFolder, record
-from detkit.infer.sources import Frame, Unreadable, find_images, read_frames
+from detkit.infer.sources import find_images, read_frames
 from detkit.weights import ModelCard
 
 SAME = Placement((100, 100), (100, 100), (1.0, 1.0), (0.0, 0.0))
@@ -272,7 +274,7 @@ def test_a_folder_that_cannot_be_written_is_a_run_error(photos: Path, tmp_path: 
 
 
 def test_a_record_is_plain_rounded_values() -> None:
-    frame = Frame(np.zeros((64, 64, 3), np.uint8), 0, None, "a.jpg")
+    frame = Frame(np.zeros((64, 64, 3), np.uint8), 0, None, "a.jpg", Item("a.jpg", Path("a.jpg")))
     assert record(frame, detections_on(frame), ("red", "blue")) == {
         "name": "a.jpg",
         "width": 64,

@@ -12,9 +12,9 @@ from detkit.cli import options, terminal
 from detkit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from detkit.infer.frames import Item, Unreadable
     from detkit.infer.predictor import Predictor
     from detkit.infer.sinks import PictureFolder
-    from detkit.infer.sources import Item, Unreadable
 
 DEFAULT_OUT = Path("runs/detect")
 

@@ -10,7 +10,7 @@ from detkit.detections import Detections
 from detkit.draw import draw
 from detkit.errors import RunError, UsageError
 from detkit.images import write_image
-from detkit.infer.sources import Frame, Item, Unreadable
+from detkit.infer.frames import Frame, Item, Unreadable
 
 RECORDS_VERSION = 1
 _WRITTEN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -38,7 +38,7 @@ class PictureFolder:
         """
         self.folder, self._class_names, self._point_edges = folder, class_names, point_edges
         items = tuple(items)
-        photos = {item.path.resolve() for item in items}
+        photos = {item.path.resolve() for item in items if item.path is not None}
         taken: set[str] = set()
         self._targets: dict[str, Path] = {}
         for item in items:

@@ -6,58 +6,14 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from detkit.data.folders import PHOTO_SUFFIXES
 from detkit.errors import DataError, UsageError
 from detkit.images import read_image
+from detkit.infer.frames import Frame, Item, Unreadable
 
 _VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"})
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One image to read.
-
-    Args:
-        path: where it lies.
-        name: how results call it: the path as it was given.
-        relative: its path below the folder it was found in (its file name, for a file): names its outputs.
-    """
-
-    path: Path
-    name: str
-    relative: Path
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """One picture from a source.
-
-    Args:
-        image_rgb: uint8 [H, W, 3], upright.
-        index: 0-based position among all items of the run, unreadable ones included.
-        time_s: seconds since the start of a video; None for a photo.
-        name: the item's name.
-    """
-
-    image_rgb: NDArray[np.uint8]
-    index: int
-    time_s: float | None
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """An item that gave no picture, and why."""
-
-    name: str
-    index: int
-    error: DataError
 
 
 def find_images(sources: str | Path | Iterable[str | Path | Item], leave_out: Path | None = None) -> tuple[Item, ...]:
@@ -80,7 +36,7 @@ def find_images(sources: str | Path | Iterable[str | Path | Item], leave_out: Pa
         except OSError as error:
             raise DataError(f"cannot be read: {error.strerror}", file=str(source)) from error
         for item in items:
-            found.setdefault(Path(os.path.abspath(item.path)), item)  # noqa: PTH100  (undoes "a/../")
+            found.setdefault(Path(os.path.abspath(item.path or item.name)), item)  # noqa: PTH100  (undoes "a/../")
     return tuple(found.values())
 
 
@@ -88,11 +44,11 @@ def read_frames(items: Iterable[Item]) -> Iterator[Frame | Unreadable]:
     """Read each item in turn; one that cannot be read is reported in its place and the rest go on."""
     for index, item in enumerate(items):
         try:
-            image_rgb = read_image(item.path)
+            image_rgb = read_image(item.path or item.name)
         except DataError as error:
-            yield Unreadable(item.name, index, error)
+            yield Unreadable(item.name, index, error, item)
         else:
-            yield Frame(image_rgb, index, None, item.name)
+            yield Frame(image_rgb, index, None, item.name, item)
 
 
 def _find(source: str, leave_out: Path | None) -> list[Item]:
@@ -102,7 +58,7 @@ def _find(source: str, leave_out: Path | None) -> list[Item]:
     if path.is_file():
         if path.suffix.lower() in _VIDEO_SUFFIXES:
             raise UsageError("is a video; this version of detkit reads photos only", file=path)
-        return [Item(path, source, Path(path.name))]
+        return [Item(source, Path(path.name), path=path)]
     if glob.has_magic(source):
         matches = sorted(glob.glob(source, recursive=True), key=_natural)  # noqa: PTH207  (absolute patterns too)
         images = [match for match in matches if Path(match).suffix.lower() in PHOTO_SUFFIXES]
@@ -129,7 +85,7 @@ def _in_folder(folder: Path, leave_out: Path | None) -> list[Item]:
         hint = f" ({videos} videos, which this version of detkit does not read)" if videos else ""
         raise DataError(f"no images in this folder{hint}", file=folder, expected=" ".join(sorted(PHOTO_SUFFIXES)))
     found.sort(key=lambda path: _natural(str(path)))
-    return [Item(folder / path, str(folder / path), path) for path in found]
+    return [Item(str(folder / path), path, path=folder / path) for path in found]
 
 
 def _cannot_list(error: OSError) -> None:
