@@ -1,9 +1,10 @@
-"""Draw detections on a copy of an image: boxes, labels, points and track numbers."""
+"""Draw detections on a copy of an image: boxes, labels, points, track numbers and trails, and lines that count."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,17 @@ _PALETTE: tuple[Color, ...] = (
 )  # fmt: skip
 _DARK: Color = (20, 20, 20)
 _LIGHT: Color = (255, 255, 255)
+_GREY: Color = (160, 160, 160)
 _FONT_WEIGHT = 450  # 400 is regular, 600 semibold
 _SMALLEST_TEXT_PX = 9
+
+
+class LineMark(NamedTuple):
+    """A line at which objects are counted: its two points in pixels, and rows of text for its plate."""
+
+    start_xy: tuple[float, float]
+    end_xy: tuple[float, float]
+    caption: tuple[str, ...] = ()
 
 
 def draw(
@@ -29,37 +39,53 @@ def draw(
     detections: Detections,
     class_names: Sequence[str],
     point_edges: Sequence[tuple[int, int]] = (),
+    *,
+    trails: Mapping[int, Sequence[tuple[float, float]]] | None = None,
+    lines: Sequence[LineMark] = (),
 ) -> NDArray[np.uint8]:
     """Draw detections on a copy of an image; better scores come on top, crowd boxes are dashed.
 
     Args:
         image_rgb: uint8 [H, W, 3]; it is not changed.
         detections: boxes on this image, with whatever they carry of scores, points, track ids and crowd flags.
+            With track ids each track has its own colour, and a box without a number is grey; else each class has.
         class_names: names by label, in any script the font of OpenCV 5 knows.
-        point_edges: pairs of point indices to join by a line. Points that are likely hidden have
-            a small core.
+        point_edges: pairs of point indices to join by a line. Likely hidden points have a small core.
+        trails: by track id, x and y of where it was lately, the oldest first; they lie below the boxes.
+        lines: each with an arrow towards the right hand of who walks it, which is the way counted as "in".
     Returns:
         uint8 [H, W, 3], a new image.
     Raises:
         ValueError: the detections belong to an image of another size, or a label has no name.
     """
+    _check(image_rgb, detections, class_names)
+    picture = np.ascontiguousarray(image_rgb).copy()
+    scores = np.zeros(len(detections)) if detections.scores is None else detections.scores
+    order = np.argsort(scores, kind="stable").tolist()  # the best last
+    colors = [_color(detections, row) for row in range(len(detections))]
+    corners = [_corners(box, detections.size_hw) for box in detections.boxes_xyxy]
+    for line in lines:
+        _draw_line(picture, line)
+    for track_id, places_xy in (trails or {}).items():
+        _draw_trail(picture, places_xy, track_color(track_id))
+    for row in order:
+        crowd = detections.crowd is not None and bool(detections.crowd[row])
+        _draw_box(picture, corners[row], colors[row], crowd)
+    if detections.points_xyv is not None:
+        for row in order:
+            _draw_points(picture, detections.points_xyv[row], point_edges, predicted=detections.scores is not None)
+    captions, plates = {row: _caption(detections, row, class_names) for row in order}, _plates(picture, lines)
+    _draw_captions(picture, corners, captions, colors, plates)
+    for place, rows in plates.items():
+        _draw_plate(picture, place, rows)
+    return picture
+
+
+def _check(image_rgb: NDArray[np.uint8], detections: Detections, class_names: Sequence[str]) -> None:
     if detections.size_hw != image_rgb.shape[:2]:
         raise ValueError(f"detections lie on {detections.size_hw}, the image is {image_rgb.shape[:2]}")
     if len(detections) and not 0 <= detections.labels.min() <= detections.labels.max() < len(class_names):
         raise ValueError(f"labels go up to {detections.labels.max()}, there are {len(class_names)} class names")
-    picture = np.ascontiguousarray(image_rgb).copy()
-    scores = np.zeros(len(detections)) if detections.scores is None else detections.scores
-    order = np.argsort(scores, kind="stable").tolist()  # the best last
-    corners = [_corners(box, detections.size_hw) for box in detections.boxes_xyxy]
-    for row in order:
-        crowd = detections.crowd is not None and bool(detections.crowd[row])
-        _draw_box(picture, corners[row], class_color(int(detections.labels[row])), crowd)
-    if detections.points_xyv is not None:
-        for row in order:
-            _draw_points(picture, detections.points_xyv[row], point_edges, predicted=detections.scores is not None)
-    captions = {row: _caption(detections, row, class_names) for row in order}
-    _draw_captions(picture, corners, captions, [class_color(label) for label in detections.labels.tolist()])
-    return picture
 
 
 def class_color(label: int) -> Color:
@@ -71,6 +97,17 @@ def class_color(label: int) -> Color:
     if shade == 2:
         return (red + 255) // 2, (green + 255) // 2, (blue + 255) // 2
     return red, green, blue
+
+
+def track_color(track_id: int) -> Color:
+    """The RGB colour of a track, counted from 1: neighbours differ; grey below 1, where a box has no number."""
+    return class_color(track_id - 1) if track_id > 0 else _GREY
+
+
+def _color(detections: Detections, row: int) -> Color:
+    if detections.track_ids is None:
+        return class_color(int(detections.labels[row]))
+    return track_color(int(detections.track_ids[row]))
 
 
 def _line_px(picture: NDArray[np.uint8]) -> int:
@@ -112,6 +149,62 @@ def _draw_box(picture: NDArray[np.uint8], corners: Rectangle, color: Color, dash
     region[frame == 2] = color
 
 
+def _draw_trail(picture: NDArray[np.uint8], places_xy: Sequence[tuple[float, float]], color: Color) -> None:
+    """A line through the places, the thinner the longer ago, with a dark edge."""
+    cv2, thickest = load_cv2(), 2 * _line_px(picture)
+    joints = _sixteenths(places_xy)
+    ends = [round(part * (len(joints) - 1) / thickest) for part in range(thickest + 1)]
+    for shade, more in ((_DARK, 2), (color, 0)):
+        for thickness, (first, last) in enumerate(itertools.pairwise(ends), start=1):
+            if first < last:
+                cv2.polylines(picture, [joints[first : last + 1]], False, shade, thickness + more, cv2.LINE_AA, 4)
+
+
+def _draw_line(picture: NDArray[np.uint8], mark: LineMark) -> None:
+    """The line with its end points, and an arrow from its middle towards "in"."""
+    cv2, line = load_cv2(), _line_px(picture)
+    (x1, y1), (x2, y2) = mark.start_xy, mark.end_xy
+    length_px, arrow_px = float(np.hypot(x2 - x1, y2 - y1)), 10 * line
+    middle_x, middle_y = (x1 + x2) / 2, (y1 + y2) / 2
+    tip = middle_x - (y2 - y1) / length_px * arrow_px, middle_y + (x2 - x1) / length_px * arrow_px
+    start, end, middle, tip = _sixteenths([(x1, y1), (x2, y2), (middle_x, middle_y), tip]).tolist()
+    for shade, more in ((_DARK, 2), (_LIGHT, 0)):
+        cv2.line(picture, start, end, shade, line + more, cv2.LINE_AA, 4)
+        for point in (start, end):
+            cv2.circle(picture, point, 16 * (2 * line + more // 2), shade, -1, cv2.LINE_AA, 4)
+        cv2.arrowedLine(picture, middle, tip, shade, line + more, cv2.LINE_AA, 4, 0.4)
+
+
+def _plates(picture: NDArray[np.uint8], lines: Sequence[LineMark]) -> dict[Rectangle, list[str]]:
+    """Where the rows of text of each line go: beside its first point, and over no other plate."""
+    size_px, (height, width) = _text_px(picture), picture.shape[:2]
+    margin = max(2, size_px // 4)
+    plates: dict[Rectangle, list[str]] = {}
+    for mark in lines:
+        rows = [_shortened(text, size_px, width - 2 * margin) for text in mark.caption]
+        plate_width = max((text_width(text, size_px) for text in rows), default=0) + 2 * margin
+        plate_wh = min(plate_width, width), min(round(1.3 * size_px) * len(rows) + margin, height)
+        x, y = (round(value) for value in mark.start_xy)
+        beside = x - 2 * margin, y - 2 * margin, x + 2 * margin, y + 2 * margin
+        if rows:
+            plates[_free_place(beside, plate_wh, (height, width), plates)] = rows
+    return plates
+
+
+def _draw_plate(picture: NDArray[np.uint8], place: Rectangle, rows: list[str]) -> None:
+    size_px, (left, top, right, bottom) = _text_px(picture), place
+    picture[top:bottom, left:right] = _DARK
+    for number, text in enumerate(rows):
+        origin_xy = left + max(2, size_px // 4), top + number * round(1.3 * size_px) + size_px
+        put_text(picture, text, origin_xy, size_px, _LIGHT)
+
+
+def _sixteenths(places_xy: Sequence[tuple[float, float]]) -> NDArray[np.int32]:
+    """Places as OpenCV takes them, int32 [N, 2] with four fractional bits."""
+    places = np.asarray(places_xy, np.float64).reshape(-1, 2)
+    return np.round(places.clip(-30_000, 30_000) * 16).astype(np.int32)
+
+
 def _draw_points(
     picture: NDArray[np.uint8], points_xyv: NDArray[np.float32], edges: Sequence[tuple[int, int]], *, predicted: bool
 ) -> None:
@@ -134,7 +227,7 @@ def _draw_points(
 
 def _caption(detections: Detections, row: int, class_names: Sequence[str]) -> str:
     parts = [class_names[int(detections.labels[row])]]
-    if detections.track_ids is not None:
+    if detections.track_ids is not None and detections.track_ids[row] > 0:
         parts.insert(0, f"#{detections.track_ids[row]}")
     if detections.scores is not None:
         parts.append(f"{detections.scores[row]:.2f}")
@@ -142,7 +235,11 @@ def _caption(detections: Detections, row: int, class_names: Sequence[str]) -> st
 
 
 def _draw_captions(
-    picture: NDArray[np.uint8], corners: list[Rectangle], captions: dict[int, str], colors: list[Color]
+    picture: NDArray[np.uint8],
+    corners: list[Rectangle],
+    captions: dict[int, str],
+    colors: list[Color],
+    taken: Iterable[Rectangle],
 ) -> None:
     """Each caption on a filled plate; `captions` has the best row last, which chooses first and lies on top."""
     size_px, height, width = _text_px(picture), *picture.shape[:2]
@@ -151,7 +248,7 @@ def _draw_captions(
     for row, text in reversed(captions.items()):
         captions[row] = _shortened(text, size_px, width - 2 * margin)
         plate_wh = min(text_width(captions[row], size_px) + 2 * margin, width), min(round(1.3 * size_px), height)
-        places[row] = _free_place(corners[row], plate_wh, (height, width), places.values())
+        places[row] = _free_place(corners[row], plate_wh, (height, width), [*taken, *places.values()])
     for row, text in captions.items():
         left, top, right, bottom = places[row]
         picture[top:bottom, left:right] = colors[row]

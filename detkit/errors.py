@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     MISSING_EXTRA = 5
     RUN = 6
     GATE = 7
+    INCONCLUSIVE = 8
     INTERRUPTED = 130
 
 

@@ -1,32 +1,30 @@
 """Images as uint8 [H, W, 3] RGB, upright: read and write files, fit to a model's canvas, and carry boxes back.
 
-The only place where BGR meets RGB and where EXIF orientation is applied. OpenCV is imported on first use.
+The only place where BGR meets RGB. OpenCV is imported on first use.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detkit import boxes
+from detkit.decoding import checked_header, decode_bgr
 from detkit.errors import DataError, UsageError
 from detkit.files import replacing
-from detkit.image_header import ImageHeader, is_whole_jpeg, pixels_of_png, read_image_header
+from detkit.image_header import read_image_header
 from detkit.opencv import load_cv2
 
 Image = NDArray[np.uint8]
 Fit = Literal["letterbox", "stretch"]
 
-_MAX_PIXELS = 200_000_000
-_MAX_FILE_BYTES = 1 << 30
-_ORIENTED_HERE = ("jpeg", "png", "webp")  # OpenCV turns the other kinds itself, or they carry no EXIF
-_KINDS = "a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+MAX_FILE_BYTES = 1 << 30
+_REDUCTIONS = (8, 4, 2)  # what a JPEG can be decoded at a fraction of, largest first
 
 
 def read_image(path: Path | str) -> Image:
@@ -37,15 +35,19 @@ def read_image(path: Path | str) -> Image:
     Raises:
         DataError: missing, a directory, empty, truncated, damaged, too large, or no image.
     """
+    return decode_image(read_image_bytes(path), str(path))
+
+
+def read_image_bytes(path: Path | str) -> bytes:
+    """The bytes of an image file, to be decoded; DataError where it is missing, a directory or too large."""
     try:
         with Path(path).open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            if size > _MAX_FILE_BYTES:
+            if size > MAX_FILE_BYTES:
                 raise DataError("is too large for an image", file=path, found=f"{size:,} bytes", expected="up to 1 GiB")
-            data = stream.read()
+            return stream.read()
     except OSError as error:
         raise _unreadable(path, error) from error
-    return decode_image(data, str(path))
 
 
 def decode_image(data: bytes, name: str) -> Image:
@@ -62,21 +64,30 @@ def decode_image(data: bytes, name: str) -> Image:
     Raises:
         DataError: empty, truncated, damaged, too large, or no image.
     """
-    if not data:
-        raise DataError("is empty", file=name, found="0 bytes", expected=_KINDS)
-    header = read_image_header(BytesIO(data))
-    if header is None:
-        pixels = _decoded(data, name, None)
-        return np.ascontiguousarray(pixels[:, :, ::-1])
-    if header.stored_hw[0] * header.stored_hw[1] > _MAX_PIXELS:
-        found = f"{header.stored_hw[1]} x {header.stored_hw[0]} pixels"
-        raise DataError("is too large an image", file=name, found=found, expected=f"up to {_MAX_PIXELS:,} pixels")
-    pixels = _decoded(_whole(data, name, header), name, header)
-    if pixels.shape[2] == 4:
-        pixels = _on_white(pixels)
-    if header.kind in _ORIENTED_HERE:
-        pixels = _upright(pixels, header.orientation)
-    return np.ascontiguousarray(pixels[:, :, ::-1])
+    return _as_rgb(decode_bgr(data, name, checked_header(data, name)))
+
+
+def decode_reduced(
+    data: bytes, name: str, canvas_hw: tuple[int, int], fit: Fit = "letterbox"
+) -> tuple[Image, tuple[int, int]]:
+    """Decode an image file only as finely as a canvas needs it: a large JPEG at 1/2, 1/4 or 1/8 of its size.
+
+    In both directions there stay at least twice the pixels the canvas shows, so that it looks as from the whole photo.
+    Everything else, and every check, is as in `decode_image`; kinds other than JPEG are decoded whole.
+
+    Args:
+        data, name: see `decode_image`.
+        canvas_hw, fit: what `place` will be given.
+    Returns:
+        uint8 [h, w, 3], which spans the whole photo, and the photo's own height and width: the `image_hw` of `place`.
+    """
+    header = checked_header(data, name)
+    reduction = 1
+    if header is not None and header.kind == "jpeg":
+        reduction = _reduction(header.upright_hw, _shown_hw(header.upright_hw, canvas_hw, fit))
+    image = _as_rgb(decode_bgr(data, name, header, reduction))
+    height, width, _ = image.shape
+    return image, header.upright_hw if header is not None and reduction > 1 else (height, width)
 
 
 def read_size_hw(path: Path | str) -> tuple[int, int]:
@@ -156,29 +167,37 @@ class Placement:
         return np.asarray((np.asarray(points_xyv, np.float32) - offset) / scale)
 
 
-def place(image_rgb: Image, canvas_hw: tuple[int, int], fit: Fit, pad_value: int = 114) -> tuple[Image, Placement]:
+def place(
+    image_rgb: Image,
+    canvas_hw: tuple[int, int],
+    fit: Fit,
+    pad_value: int = 114,
+    image_hw: tuple[int, int] | None = None,
+) -> tuple[Image, Placement]:
     """Fit an image to a canvas as a model card says: "letterbox" or "stretch"."""
     if fit == "letterbox":
-        return letterbox(image_rgb, canvas_hw, pad_value)
+        return letterbox(image_rgb, canvas_hw, pad_value, image_hw)
     if fit == "stretch":
-        return stretch(image_rgb, canvas_hw)
+        return stretch(image_rgb, canvas_hw, image_hw)
     raise ValueError(f'fit is {fit!r}, expected "letterbox" or "stretch"')
 
 
-def letterbox(image_rgb: Image, canvas_hw: tuple[int, int], pad_value: int = 114) -> tuple[Image, Placement]:
+def letterbox(
+    image_rgb: Image, canvas_hw: tuple[int, int], pad_value: int = 114, image_hw: tuple[int, int] | None = None
+) -> tuple[Image, Placement]:
     """Scale an image to the largest size that fits, keeping its shape, and centre it on a grey canvas.
 
     Args:
         image_rgb: uint8 [H, W, 3].
         canvas_hw: height and width of the canvas in pixels.
         pad_value: brightness of the border, 0-255.
+        image_hw: the photo's own size where `image_rgb` is the whole photo in fewer pixels; see `decode_reduced`.
     Returns:
-        The canvas, uint8 [*canvas_hw, 3], and where the image lies on it.
+        The canvas, uint8 [*canvas_hw, 3], and where the photo of size `image_hw` lies on it.
     """
-    height, width = _checked(image_rgb).shape[:2]
+    height, width = image_hw or _checked(image_rgb).shape[:2]
     canvas_height, canvas_width = canvas_hw
-    ratio = min(canvas_height / height, canvas_width / width)
-    inner_hw = max(1, round(height * ratio)), max(1, round(width * ratio))
+    inner_hw = _shown_hw((height, width), canvas_hw, "letterbox")
     top, left = (canvas_height - inner_hw[0]) // 2, (canvas_width - inner_hw[1]) // 2
     canvas = np.full((canvas_height, canvas_width, 3), pad_value, np.uint8)
     canvas[top : top + inner_hw[0], left : left + inner_hw[1]] = _resized(image_rgb, inner_hw)
@@ -186,24 +205,45 @@ def letterbox(image_rgb: Image, canvas_hw: tuple[int, int], pad_value: int = 114
     return canvas, Placement((canvas_height, canvas_width), (height, width), scale_xy, (float(left), float(top)))
 
 
-def stretch(image_rgb: Image, canvas_hw: tuple[int, int]) -> tuple[Image, Placement]:
+def stretch(
+    image_rgb: Image, canvas_hw: tuple[int, int], image_hw: tuple[int, int] | None = None
+) -> tuple[Image, Placement]:
     """Scale an image to fill the canvas, each axis by its own factor; see `letterbox`."""
-    height, width = _checked(image_rgb).shape[:2]
+    height, width = image_hw or _checked(image_rgb).shape[:2]
     canvas_height, canvas_width = canvas_hw
     scale_xy = canvas_width / width, canvas_height / height
     placement = Placement((canvas_height, canvas_width), (height, width), scale_xy, (0.0, 0.0))
     return _resized(image_rgb, placement.canvas_hw), placement
 
 
+def _shown_hw(image_hw: tuple[int, int], canvas_hw: tuple[int, int], fit: Fit) -> tuple[int, int]:
+    """Height and width an image of that size has on the canvas, in pixels."""
+    if fit == "stretch":
+        return canvas_hw
+    (height, width), (canvas_height, canvas_width) = image_hw, canvas_hw
+    ratio = min(canvas_height / height, canvas_width / width)
+    return max(1, round(height * ratio)), max(1, round(width * ratio))
+
+
+def _reduction(image_hw: tuple[int, int], shown_hw: tuple[int, int]) -> int:
+    """The largest whole fraction of an image that has twice the pixels shown, in both directions."""
+    fits = (by for by in _REDUCTIONS if all(full // by >= 2 * shown for full, shown in zip(image_hw, shown_hw)))
+    return next(fits, 1)
+
+
 def _resized(image: Image, size_hw: tuple[int, int]) -> Image:
     """A copy of that size: what shrinks is averaged over areas, what grows is interpolated."""
-    cv2 = load_cv2()
+    cv2, image = load_cv2(), _checked(image)
     shrunk_hw = min(image.shape[0], size_hw[0]), min(image.shape[1], size_hw[1])
     if shrunk_hw != image.shape[:2]:
         image = cv2.resize(image, shrunk_hw[::-1], interpolation=cv2.INTER_AREA)
     if shrunk_hw != size_hw:
         image = cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
     return image.copy()
+
+
+def _as_rgb(pixels_bgr: Image) -> Image:
+    return np.ascontiguousarray(pixels_bgr[:, :, ::-1])
 
 
 def _checked(image_rgb: Image) -> Image:
@@ -217,55 +257,3 @@ def _unreadable(path: Path | str, error: OSError) -> DataError:
     if isinstance(error, FileNotFoundError):
         found = "no such file"
     return DataError("cannot be read", file=path, found=found, expected="an image file")
-
-
-def _whole(data: bytes, name: str, header: ImageHeader) -> bytes:
-    """The bytes to decode, once it is certain that none are missing: decoders fill gaps with grey and say nothing."""
-    if header.kind == "jpeg" and not is_whole_jpeg(data):
-        found = f"{len(data):,} bytes without an end-of-image marker"
-        raise DataError("is a truncated JPEG", file=name, found=found, expected="a whole file")
-    if header.kind != "png":
-        return data
-    pixel_data = pixels_of_png(data)
-    if pixel_data is None:
-        found = f"a missing chunk or a wrong checksum in {len(data):,} bytes"
-        raise DataError("is a truncated or damaged PNG", file=name, found=found, expected="a whole file")
-    return pixel_data
-
-
-def _decoded(data: bytes, name: str, header: ImageHeader | None) -> Any:
-    """Pixels as OpenCV gives them: uint8 BGR, or BGRA of 8 or 16 bits for what may be transparent."""
-    cv2 = load_cv2()
-    flags = cv2.IMREAD_COLOR
-    if header is not None and header.kind in _ORIENTED_HERE:
-        flags = cv2.IMREAD_UNCHANGED if header.has_alpha else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        pixels = None
-    if pixels is not None:
-        return pixels
-    if header is None:
-        raise DataError("is not an image", file=name, found=f"a file that starts with {data[:8]!r}", expected=_KINDS)
-    found = f"a damaged, truncated or unsupported {header.kind.upper()}"
-    raise DataError("cannot be decoded", file=name, found=found, expected=_KINDS)
-
-
-def _on_white(pixels_bgra: Any) -> Any:
-    if pixels_bgra.dtype == np.uint16:
-        pixels_bgra = (pixels_bgra >> 8).astype(np.uint8)
-    color, alpha = pixels_bgra[:, :, :3], pixels_bgra[:, :, 3:]
-    if alpha.min() == 255:
-        return color
-    return ((color.astype(np.uint16) * alpha + 255 * (255 - alpha.astype(np.uint16)) + 127) // 255).astype(np.uint8)
-
-
-def _upright(pixels: Any, orientation: int) -> Any:
-    """Undo EXIF orientation: 5 to 8 lie on their side; then 2, 3, 6 and 7 mirror x, and 3, 4, 7 and 8 mirror y."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return pixels

@@ -90,18 +90,18 @@ def _safetensors_text(stream: BinaryIO, size: int, path: Path, key: str) -> str 
 
 def _onnx_metadata(stream: BinaryIO, size: int, path: Path) -> Iterator[tuple[bytes, bytes]]:
     """The `metadata_props` of an ONNX file (field 14 of the protobuf message ModelProto), skipping over its graph."""
-    for number, start, length in _protobuf_fields(stream, size, path):
+    for number, start, length in protobuf_fields(stream, size, path):
         if number != 14 or length > _MAX_HEADER_BYTES:
             continue
         entry = {}
-        for inner, at, count in _protobuf_fields(stream, start + length, path):
+        for inner, at, count in protobuf_fields(stream, start + length, path):
             stream.seek(at)
             entry[inner] = stream.read(count)
         yield entry.get(1, b""), entry.get(2, b"")
         stream.seek(start + length)
 
 
-def _protobuf_fields(stream: BinaryIO, end: int, path: Path) -> Iterator[tuple[int, int, int]]:
+def protobuf_fields(stream: BinaryIO, end: int, path: Path) -> Iterator[tuple[int, int, int]]:
     """Each field of the protobuf message that goes from here to `end`: (number, where its value starts, bytes)."""
     position = stream.tell()
     for _ in range(_MAX_ONNX_FIELDS):

@@ -1,4 +1,4 @@
-"""Non-maximum suppression in NumPy: of overlapping boxes of one class, keep the best.
+"""Non-maximum suppression in NumPy: of overlapping boxes of one class, keep the best; and one box from many windows.
 
 `nms` keeps exactly the boxes that `torchvision.ops.batched_nms` keeps on a CPU, in the same order, ties included.
 Rounding decides near the threshold, so it works on float32 with torchvision's operations in torchvision's order.
@@ -8,20 +8,24 @@ equal scores come out by ascending index, where torchvision leaves their order o
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detkit import boxes
+from detkit.nms_operator import kept_ranks
 
 Indices = NDArray[np.intp]
 Float32 = NDArray[np.float32]
 
 _OFFSET_LIMIT = 1000  # up to here torchvision moves each class away by an offset, which rounds the coordinates
-_SMALL_GROUP = 48  # classes with fewer boxes are compared pair by pair, all classes at once
-_BLOCK = 96  # rows compared at once within a larger class
-_PEELS = 8  # how many of the best boxes of every class are compared with its others first, at most
+_FURTHEST = 1 << 21  # pixels up to which that rounds by an eighth of a pixel at most
+_ONE_CALL = 128  # classes that have no more boxes than this together are compared in one call
+_COVERED = 0.5  # a cut box is part of a box that holds this share of it
+_AS_HIGH = 0.7  # what two parts of one object share across the cut, of what they span
+_PAIRS = 1 << 20  # pairs of boxes compared at once
 
 
 def nms(
@@ -38,19 +42,32 @@ def nms(
         int64 indices of the kept boxes, by descending score.
     """
     corners, score_column, label_column = _checked(boxes_xyxy, scores, labels)
+    if not iou_threshold >= 0:
+        raise ValueError(f"iou_threshold is {iou_threshold}, expected 0 or more")
     if not len(corners):
         return np.zeros(0, np.int64)
-    rows = by_score = np.argsort(-score_column, kind="stable")
-    starts = np.array([0])
-    with np.errstate(all="ignore"):  # two boxes without area: 0 / 0 is NaN, which exceeds no threshold
-        if label_column is not None:
-            if len(corners) <= _OFFSET_LIMIT:
-                corners = corners + (label_column.astype(np.float32) * (corners.max() + np.float32(1)))[:, None]
-            rows, starts = _grouped(by_score, label_column)
-        alive = _survivors(np.ascontiguousarray(corners[rows].T), starts, _float32_floor(iou_threshold))
-    kept = np.zeros(len(rows), np.bool_)
-    kept[rows[alive]] = True
-    return by_score[kept[by_score]].astype(np.int64, copy=False)
+    threshold = _float32_floor(min(iou_threshold, 1.0))  # no IoU is above 1, so that a higher one changes nothing
+    by_score = np.argsort(-score_column, kind="stable")
+    xyxy, rows = corners.take(by_score, axis=0), 1
+    ranked_labels = None if label_column is None else label_column.take(by_score)
+    with np.errstate(all="ignore"):  # of infinite coordinates
+        if ranked_labels is not None and len(xyxy) <= _OFFSET_LIMIT:
+            lowest, span = xyxy.min(), xyxy.max() + np.float32(1)
+            rows = _rows_needed(ranked_labels, lowest, span)
+            xyxy += (ranked_labels.astype(np.float32) * span)[:, None]
+        elif ranked_labels is not None:
+            rows = 0
+    for low, high in ((0, 2), (1, 3)):  # a box that ends before it begins has no area and suppresses nothing
+        np.maximum(xyxy[:, low], xyxy[:, high], out=xyxy[:, high])
+    if ranked_labels is None or rows == 1:
+        kept = kept_ranks(xyxy, _ranks(len(xyxy)), threshold)
+    elif rows == 2:
+        kept = np.sort(
+            kept_ranks(xyxy, np.where((ranked_labels & 1) == [[0], [1]], _ranks(len(xyxy)), np.float32(0)), threshold)
+        )
+    else:
+        kept = _class_by_class(xyxy, ranked_labels, threshold)
+    return by_score.take(kept).astype(np.int64, copy=False)
 
 
 def soft_nms(
@@ -92,6 +109,94 @@ def soft_nms(
     return order, new_scores[order].astype(np.float32)
 
 
+def merge_tiles(
+    boxes_xyxy: ArrayLike, scores: ArrayLike, labels: ArrayLike | None, cut: ArrayLike, iou_threshold: float = 0.6
+) -> tuple[NDArray[np.int64], Float32]:
+    """One box an object, from boxes found in overlapping windows of one photo, some of them cut by a window's edge.
+
+    A cut box goes when half of it lies in a whole box of its class. Those left that continue each other across an edge
+    are joined, first along x, then along y, and what half lies in a joined box goes too. Then comes `nms`.
+
+    Args:
+        boxes_xyxy, scores, labels, iou_threshold: as for `nms`; boxes on the photo.
+        cut: bool [N, 4], which sides end at an edge of the box's window, beyond which the photo goes on.
+    Returns:
+        int64 indices [M] of the boxes that stay, by descending score, and where they lie now, float32 [M, 4]. A joined
+        box has the index of its best part.
+    """
+    corners, score_column, label_column = _checked(boxes_xyxy, scores, labels)
+    groups = np.zeros(len(corners), np.int64) if label_column is None else label_column
+    sides = np.asarray(cut, np.bool_).reshape(len(corners), 4)
+    whole, parts = np.flatnonzero(~sides.any(axis=1)), np.flatnonzero(sides.any(axis=1))
+    whole = whole[nms(corners[whole], score_column[whole], groups[whole], iou_threshold)]
+    parts = parts[~_covered(corners[parts], groups[parts], corners[whole], groups[whole])]
+    parts = parts[np.argsort(-score_column[parts], kind="stable")]
+    hulls, open_sides, joined = corners[parts], sides[parts], np.zeros(len(parts), np.bool_)
+    for turn in ([0, 1, 2, 3], [1, 0, 3, 2]):  # along x; then x and y change places
+        best, hulls, open_sides, grown = _joined(hulls[:, turn], open_sides[:, turn], groups[parts])
+        parts, hulls, open_sides, joined = parts[best], hulls[:, turn], open_sides[:, turn], joined[best] | grown
+    left = joined | ~_covered(hulls, groups[parts], hulls[joined], groups[parts[joined]])
+    rows, placed_xyxy = np.concatenate([whole, parts[left]]), np.concatenate([corners[whole], hulls[left]])
+    kept = nms(placed_xyxy, score_column[rows], groups[rows], iou_threshold)
+    return rows[kept].astype(np.int64, copy=False), placed_xyxy[kept]
+
+
+def _covered(
+    parts_xyxy: Float32, part_groups: NDArray[np.int64], boxes_xyxy: Float32, box_groups: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which parts [N] lie by half or more in one of the boxes of their group."""
+    covered = np.zeros(len(parts_xyxy), np.bool_)
+    step = max(1, _PAIRS // max(1, len(boxes_xyxy)))
+    for start in range(0, len(parts_xyxy), step):
+        rows = slice(start, start + step)
+        inside = boxes.ioa_matrix(parts_xyxy[rows], boxes_xyxy) >= _COVERED  # [n, M]
+        covered[rows] = (inside & (part_groups[rows, None] == box_groups)).any(axis=1)
+    return covered
+
+
+def _joined(
+    parts_xyxy: Float32, open_sides: NDArray[np.bool_], groups: NDArray[np.int64]
+) -> tuple[Indices, Float32, NDArray[np.bool_], NDArray[np.bool_]]:
+    """Join parts [N, 4], best first, that continue each other along x.
+
+    Returns the best part of each object, the hull of its parts, the sides on which that is still cut, and whether it
+    has more than one part.
+    """
+    hulls, open_sides = parts_xyxy.copy(), open_sides.copy()
+    left, grown = np.ones(len(hulls), np.bool_), np.zeros(len(hulls), np.bool_)
+    best = []
+    for first in range(len(hulls)):
+        if not left[first]:
+            continue
+        best.append(first)
+        while True:
+            left[first] = False
+            others = np.flatnonzero(left & (groups == groups[first]))
+            after = _continues(hulls[first], open_sides[first], hulls[others], open_sides[others])
+            before = _continues(hulls[others], open_sides[others], hulls[first], open_sides[first])
+            if not (after | before).any():
+                break
+            at = int((after | before).argmax())
+            other, far = others[at], 2 if after[at] else 0
+            left[other], grown[first] = False, True
+            hulls[first, :2] = np.minimum(hulls[first, :2], hulls[other, :2])
+            hulls[first, 2:] = np.maximum(hulls[first, 2:], hulls[other, 2:])
+            open_sides[first, far] = open_sides[other, far]
+            open_sides[first, [1, 3]] |= open_sides[other, [1, 3]]
+    return np.array(best, np.intp), hulls[best], open_sides[best], grown[best]
+
+
+def _continues(
+    a_xyxy: Float32, a_open: NDArray[np.bool_], b_xyxy: Float32, b_open: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Whether b goes on where a is cut on its right: b is cut on its left, lies further right, and is as high."""
+    (a_left, a_top, a_right, a_bottom), (b_left, b_top, b_right, b_bottom) = a_xyxy.T, b_xyxy.T
+    staggered = (a_left < b_left) & (b_left <= a_right) & (a_right < b_right)
+    shared = np.minimum(a_bottom, b_bottom) - np.maximum(a_top, b_top)
+    spanned = np.maximum(a_bottom, b_bottom) - np.minimum(a_top, b_top)
+    return np.asarray(a_open[..., 2] & b_open[..., 0] & staggered & (shared >= _AS_HIGH * spanned))
+
+
 def _decay(best_xyxy: Float32, boxes_xyxy: Float32, method: str, sigma: float, threshold: float) -> Any:
     """The factor that remains of each box's score beside the best one."""
     iou = boxes.iou_matrix(best_xyxy[None], boxes_xyxy)[0]
@@ -119,104 +224,39 @@ def _float32_floor(threshold: float) -> np.float32:
     return rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf))
 
 
-def _grouped(by_score: Indices, labels: NDArray[np.int64]) -> tuple[Indices, Indices]:
-    """Rows sorted by label and within it by score, and where each label starts."""
-    ranked = labels[by_score]
-    if 0 <= ranked.min() and ranked.max() < 65536:
-        ranked = ranked.astype(np.uint16)  # NumPy sorts 16-bit integers by radix
-    by_label = np.argsort(ranked, kind="stable")
-    ranked = ranked[by_label]
-    return by_score[by_label], np.concatenate([[0], np.flatnonzero(ranked[1:] != ranked[:-1]) + 1])
+def _rows_needed(labels: NDArray[np.int64], lowest: np.float32, span: np.float32) -> int:
+    """How many rows keep classes apart that were moved by `span` each; 0 where no two rows can be sure to.
+
+    A class lies in a square of its own, from label * span up. Below zero it reaches into the square before it, so that
+    even and odd labels need a row each.
+    """
+    highest_label = int(labels.view(np.uint64).max())  # a negative label is a huge one here
+    if not (highest_label + 1) * float(span) <= _FURTHEST or not lowest > -span:
+        return 0
+    return 1 if lowest >= 0 else 2
 
 
-def _survivors(columns: Float32, starts: Indices, threshold: np.float32) -> NDArray[np.bool_]:
-    """Which of the boxes [4, N], in groups by descending score, no better one of the group suppresses."""
-    alive = np.zeros(columns.shape[1], np.bool_)
-    rest, sizes = _peeled(columns, np.diff(starts, append=columns.shape[1]), threshold)
-    columns, starts, small = columns[:, rest], np.cumsum(sizes) - sizes, sizes < _SMALL_GROUP
-    rest_alive = np.ones(len(rest), np.bool_)
-    for start, size in zip(starts[~small].tolist(), sizes[~small].tolist(), strict=True):
-        rest_alive[start : start + size] = _large_group_survivors(columns[:, start : start + size], threshold)
-    first, second = _suppressing_pairs(columns, np.where(small, starts + sizes, 0).repeat(sizes), threshold)
-    flags = bytearray(rest_alive)
-    for i, j in zip(first.tolist(), second.tolist(), strict=True):  # i ascends, so flags[i] is final
-        if flags[i]:
-            flags[j] = 0
-    alive[rest] = np.frombuffer(flags, np.bool_)
-    return alive
+def _class_by_class(xyxy: Float32, labels: NDArray[np.int64], threshold: np.float32) -> Indices:
+    """The kept boxes of all classes, ascending; boxes come by descending score. Small classes share a call."""
+    if 0 <= labels.min() and labels.max() < 65536:
+        labels = labels.astype(np.uint16)  # NumPy sorts 16-bit integers by radix
+    order = np.argsort(labels, kind="stable")
+    xyxy, labels = xyxy.take(order, axis=0), labels.take(order)
+    ends = [*(np.flatnonzero(labels[1:] != labels[:-1]) + 1).tolist(), len(labels)]
+    alive = np.zeros(len(order), np.bool_)
+    start = first = 0
+    while start < len(order):
+        last = max(bisect_right(ends, start + _ONE_CALL), first + 1)
+        ranks = _ranks(ends[last - 1] - start)
+        if last - first > 1:
+            row_of = np.repeat(np.arange(last - first), np.diff(ends[first:last], prepend=start))
+            ranks = np.where(row_of == np.arange(last - first)[:, None], ranks, np.float32(0))
+        stop = ends[last - 1]
+        alive[order[start:stop][kept_ranks(xyxy[start:stop], ranks, threshold)]] = True
+        start, first = stop, last
+    return np.flatnonzero(alive)
 
 
-def _peeled(columns: Float32, sizes: Indices, threshold: np.float32) -> tuple[Indices, Indices]:
-    """Drop what the best of each group suppresses, then the second best, ... while that drops many."""
-    rest = np.arange(columns.shape[1])
-    for rank in range(_PEELS):
-        starts = np.cumsum(sizes) - sizes
-        head = np.minimum(starts + rank, starts + sizes - 1).repeat(sizes)
-        stays = ~_exceeds(columns[:, head], columns, threshold) | (np.arange(len(rest)) <= head)
-        before, rest, columns = len(rest), rest[stays], columns[:, stays]
-        sizes = np.add.reduceat(stays, starts, dtype=np.intp)
-        if len(rest) > 0.9 * before:
-            break
-    return rest, sizes
-
-
-def _suppressing_pairs(columns: Float32, ends: Indices, threshold: np.float32) -> tuple[Indices, Indices]:
-    """All i < j < ends[i] with IoU above the threshold, by ascending i."""
-    position = np.arange(len(ends))
-    partners = np.maximum(ends - position - 1, 0)
-    first = position.repeat(partners)
-    second = np.arange(len(first)) + (position + 1 - np.cumsum(partners) + partners).repeat(partners)
-    x1, _, x2, _ = columns
-    touching = np.flatnonzero(np.minimum(x2[first], x2[second]) > np.maximum(x1[first], x1[second]))
-    first, second = first[touching], second[touching]
-    over = np.flatnonzero(_exceeds(columns[:, first], columns[:, second], threshold))
-    return first[over], second[over]
-
-
-def _large_group_survivors(columns: Float32, threshold: np.float32) -> NDArray[np.bool_]:
-    """Block by block: settle the block within itself, then drop what its survivors suppress further on."""
-    alive = np.ones(columns.shape[1], np.bool_)
-    rest = np.arange(columns.shape[1])
-    while len(rest):
-        block, rest = rest[:_BLOCK], rest[_BLOCK:]
-        block_columns = columns[:, block, None]
-        settled = _settled(_exceeds(block_columns, columns[:, block], threshold))
-        alive[block] = settled
-        if len(rest):
-            dropped = _exceeds(block_columns[:, settled], columns[:, rest], threshold).any(axis=0)
-            alive[rest[dropped]] = False
-            rest = rest[~dropped]
-    return alive
-
-
-def _settled(exceeds: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Greedy survivors of one block, given which pairs overlap too much; rows as big integers of one bit a box."""
-    np.fill_diagonal(exceeds, False)
-    packed = np.packbits(exceeds, axis=1, bitorder="little")
-    removed = 0
-    for i in np.flatnonzero(exceeds.any(axis=1)).tolist():
-        if not removed >> i & 1:  # then every better box in this row is already removed
-            removed |= int.from_bytes(packed[i].tobytes(), "little")
-    bits = np.frombuffer(removed.to_bytes(packed.shape[1], "little"), np.uint8)
-    return ~np.unpackbits(bits, count=len(exceeds), bitorder="little").view(np.bool_)
-
-
-def _exceeds(a: Float32, b: Float32, threshold: np.float32) -> NDArray[np.bool_]:
-    """IoU above the threshold for columns that broadcast: [4, N] with [4, N], or [4, N, 1] with [4, M] -> [N, M]."""
-    return np.asarray(_iou(a, b) > threshold)
-
-
-def _iou(a: Float32, b: Float32) -> Float32:
-    """IoU rounded step by step as torchvision's CPU kernel does; NaN for two boxes without area."""
-    intersection: Float32 = np.minimum(a[2], b[2])
-    scratch: Float32 = np.maximum(a[0], b[0])
-    intersection -= scratch
-    np.maximum(intersection, 0, out=intersection)
-    height = np.minimum(a[3], b[3])
-    height -= np.maximum(a[1], b[1], out=scratch)
-    np.maximum(height, 0, out=height)
-    intersection *= height
-    union = np.add((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1]), out=scratch)
-    union -= intersection
-    intersection /= union
-    return intersection
+def _ranks(count: int) -> Float32:
+    """One row of ranks [1, N] for boxes that come by descending score."""
+    return np.arange(count, 0, -1, dtype=np.float32)[None]

@@ -34,6 +34,7 @@ class ModelCard:
         pad_value: grey level of the letterbox's padding, 0-255.
         anchors_wh_px: per pyramid level, A anchors as [width, height] in canvas pixels.
         thresholds: {"conf": score below which a box is dropped, "iou": NMS overlap}.
+        class_thresholds: class name -> what takes the place of "conf" for that class; others keep it.
         point_names: names of the P points a model of points gives for each box, in order.
         flip_pairs: pairs of point indices that change places in a mirrored photo.
         point_edges: pairs of point indices to be joined by a line in pictures.
@@ -51,6 +52,7 @@ class ModelCard:
     pad_value: int = 114
     anchors_wh_px: tuple[tuple[tuple[float, float], ...], ...] = ()
     thresholds: dict[str, float] = field(default_factory=lambda: {"conf": 0.25, "iou": 0.6})
+    class_thresholds: dict[str, float] = field(default_factory=dict)
     point_names: tuple[str, ...] = ()
     flip_pairs: tuple[tuple[int, int], ...] = ()
     point_edges: tuple[tuple[int, int], ...] = ()
@@ -94,6 +96,12 @@ class ModelCard:
             if any(index >= len(card.point_names) for pair in getattr(card, key) for index in pair):
                 found, expected = _brief(values[key]), f"indices below {len(card.point_names)}, the number of points"
                 raise WeightsError(f"'{key}' in the model card", file=file, found=found, expected=expected)
+        for name in card.class_thresholds:
+            if name not in card.class_names:
+                expected = "names among 'class_names'"
+                raise WeightsError(
+                    "'class_thresholds' in the model card", file=file, found=_brief(name), expected=expected
+                )
         return card
 
 
@@ -312,6 +320,10 @@ _CARD_VALUES: dict[str, tuple[Callable[[Any], Any], str]] = {  # key -> (check a
     "point_edges": (_index_pairs, "pairs of point indices"),
     "crop_margin": (lambda v: _number(v, 10), "a number, 0-10"),
     "thresholds": (_thresholds, '{"conf": 0-1, "iou": 0-1}'),
+    "class_thresholds": (
+        lambda v: {_text(key): _number(number, high=1) for key, number in _table(v).items()},
+        "an object of class names and 0-1",
+    ),
     "training": (_table, "an object"),
     "licences": (lambda v: {key: _text(text) for key, text in _table(v).items()}, "an object of texts"),
     "format_version": (lambda v: _whole(v, CARD_FORMAT_VERSION, CARD_FORMAT_VERSION), str(CARD_FORMAT_VERSION)),

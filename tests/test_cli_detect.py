@@ -70,7 +70,7 @@ def test_json_is_one_document_and_writes_no_pictures(here: Path) -> None:
     done = in_shell("detect", "photos", "--weights", "m.onnx", "--json")
     assert done.returncode == 0
     document = json.loads(done.stdout)
-    assert document["version"] == 1
+    assert document["version"] == 2
     assert document["model"] == {
         "file": "m.onnx",
         "engine": "onnxruntime",
@@ -80,7 +80,14 @@ def test_json_is_one_document_and_writes_no_pictures(here: Path) -> None:
         "max_det": 100,
     }
     black, red = document["images"]
-    assert black == {"name": "photos/black.png", "width": 20, "height": 30, "detections": []}
+    assert black == {
+        "version": 2,
+        "kind": "photo",
+        "name": "photos/black.png",
+        "width": 20,
+        "height": 30,
+        "detections": [],
+    }
     assert (red["name"], red["width"], red["height"]) == ("photos/red.png", 80, 40)
     assert red["detections"] == [
         {"label": 0, "class": "red", "score": 1.0, "box_xyxy": [0.0, 0.0, 40.0, 20.0]},
@@ -105,8 +112,12 @@ def test_without_json_a_table_and_pictures(here: Path) -> None:
     ]
     assert "2 objects in 2 photos" in done.stderr
     assert "m.onnx on onnxruntime" in done.stderr
-    assert "annotated pictures: runs/detect" in done.stderr
-    assert sorted(path.name for path in (here / "runs/detect").iterdir()) == ["black.png", "red.png"]
+    assert "pictures and videos: runs/detect" in done.stderr
+    assert sorted(path.name for path in (here / "runs/detect").iterdir()) == [
+        "black.png",
+        "detections.jsonl",
+        "red.png",
+    ]
     again = detect(".")  # results of the first run are no photos
     assert again.stdout.count("black.png") == 1
 
@@ -129,9 +140,9 @@ def test_thresholds_reach_the_predictor() -> None:
     ("arguments", "code", "said"),
     [
         (["missing.png"], 3, "missing.png: no such file or folder"),
-        (["empty"], 3, "empty: no images in this folder"),
+        (["empty"], 3, "empty: no photos or videos in this folder"),
         (["photos", "nowhere"], 3, "nowhere: no such file or folder"),
-        (["film.mp4"], 2, "film.mp4: is a video"),
+        (["film.mp4"], 3, "film.mp4: cannot be read as a video"),
         (["photos", "--weights", "missing.onnx"], 4, "no such file; did you mean m.onnx"),
         (["photos", "--weights", "torch.pt"], 4, "is a pickle, which can run code"),
         (["photos", "--weights", "zipped.onnx"], 4, "is a pickle, which can run code"),
@@ -144,7 +155,7 @@ def test_thresholds_reach_the_predictor() -> None:
         (["photos", "--out", "photos"], 2, "give another --out"),
         (["photos", "--out", "m.onnx"], 6, "m.onnx"),
         (["photos", "--no-such"], 2, "No such option: --no-such; see detkit detect --help"),
-        ([], 2, "Missing argument 'PHOTOS'"),
+        ([], 2, "Missing argument 'SOURCE...'"),
     ],
 )
 def test_bad_input_is_one_line_and_its_exit_code(arguments: list[str], code: int, said: str, here: Path) -> None:
@@ -190,7 +201,7 @@ def test_unreadable_photos_are_named_and_the_rest_goes_on(here: Path) -> None:
     assert [image["name"][-5:] for image in images] == ["a.jpg", "b.jpg", "c.jpg", "d.png", "e.jpg"]
     assert ["error" in image for image in images] == [False, True, True, True, False]
     assert len(images[0]["detections"]) == len(images[4]["detections"]) == 2
-    assert sorted(path.name for path in (here / "drawn").iterdir()) == ["a.jpg", "e.jpg"]
+    assert sorted(path.name for path in (here / "drawn").glob("*.jpg")) == ["a.jpg", "e.jpg"]
     table = detect("mixed").stdout
     assert table.count("(unreadable)") == 3
 
@@ -260,7 +271,7 @@ def test_a_library_that_is_missing_is_exit_5(monkeypatch: pytest.MonkeyPatch) ->
     def no_library(*_: object) -> None:
         raise MissingExtraError("OpenCV needs libGL.so.1: apt-get install libgl1")
 
-    monkeypatch.setattr("detkit.infer.sources.read_image", no_library)
+    monkeypatch.setattr("detkit.infer.predictor.decode_reduced", no_library)
     done = detect("photos")
     assert done.exit_code == 5
     assert "apt-get install libgl1" in the_error(done)
@@ -303,7 +314,7 @@ def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("detkit.infer.sources.read_image", broken)
+    monkeypatch.setattr("detkit.infer.predictor.decode_reduced", broken)
     done = RUNNER.invoke(cli.app, ["detect", "photos", "--weights", "m.onnx"])
     assert done.exit_code == 1
     assert isinstance(done.exception, ZeroDivisionError)
@@ -313,7 +324,7 @@ def test_an_error_line_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise DataError("first\nsecond\x1b[31m")
 
-    monkeypatch.setattr("detkit.infer.sources.read_image", broken)
+    monkeypatch.setattr("detkit.infer.predictor.decode_reduced", broken)
     done = detect("photos/red.png")
     assert "first second\\x1b[31m" in done.stderr
     assert "\x1b" not in done.stderr

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detkit.detections import Detections
-from detkit.draw import _text_color, class_color, draw
+from detkit.draw import LineMark, _text_color, class_color, draw, track_color
 
 
 def grey(height: int, width: int) -> np.ndarray:
@@ -111,6 +111,87 @@ def test_track_numbers_scores_and_other_scripts_change_the_caption():
         cat, dog, unknown = (draw(grey(300, 500), plain, [name]) for name in ("кот", "пёс", "???"))
         assert (cat != dog).any()
         assert (cat != unknown).any()
+
+
+def test_a_track_has_its_own_colour_and_a_box_without_a_number_is_grey():
+    boxes = [[20, 50, 120, 150], [180, 50, 280, 150], [340, 50, 440, 150]]
+    tracked = Detections((300, 500), boxes, [1, 1, 1], track_ids=[1, 2, -1])
+    picture = draw(grey(300, 500), tracked, ["", "cat"])
+    edges = [picture[149, x].tolist() for x in (70, 230, 390)]
+    assert edges == [list(track_color(1)), list(track_color(2)), list(track_color(-1))]
+    assert len({track_color(number) for number in (-1, *range(1, 37))}) == 37
+    assert track_color(-1) == track_color(0)
+    assert len(set(track_color(-1))) == 1  # grey
+
+
+def test_a_box_without_a_number_has_none_in_its_caption():
+    box, none = [[100, 100, 300, 200]], [[0, 0, 1, 1]] * 3
+    widths = [
+        (draw(grey(300, 500), Detections((300, 500), box, [0], track_ids=ids), ["cat"])[95] != 128).any(axis=1).sum()
+        for ids in ([-1], [0], [1], None)
+    ]
+    assert widths[0] == widths[1] == widths[3] < widths[2]
+    assert draw(grey(300, 500), Detections((300, 500), none, [0, 0, 0], track_ids=[-1, 0, 7]), ["x"]).any()
+
+
+def test_trails_lie_below_the_boxes_and_get_thinner():
+    tracked = Detections((300, 500), [[350, 100, 450, 200]], [0], track_ids=[4])
+    trail = [(x, 150) for x in range(50, 401, 10)]
+    plain = draw(grey(300, 500), tracked, [""])
+    picture = draw(grey(300, 500), tracked, [""], trails={4: trail})
+    color = np.array(track_color(4))
+    np.testing.assert_array_equal(picture[150, 300], color)
+    thickness = [(picture[:, x] != 128).any(axis=1).sum() for x in (60, 340)]
+    assert 2 <= thickness[0] < thickness[1] <= 12
+    np.testing.assert_array_equal(picture[100:200, 350], plain[100:200, 350])  # the frame is whole
+    for one in ([], [(9, 9)], [(-1e9, 0), (np.float32(1e9), 4)]):
+        assert draw(grey(300, 500), tracked, [""], trails={4: one}).shape == (300, 500, 3)
+
+
+def test_a_count_line_has_an_arrow_towards_its_right_hand():
+    nobody, image = Detections.empty((300, 500)), grey(300, 500)
+    down = draw(image, nobody, [], lines=[LineMark((100, 150), (400, 150))])
+    up = draw(image, nobody, [], lines=[LineMark((400, 150), (100, 150))])
+    for picture, tip_y, other_y in ((down, 160, 140), (up, 140, 160)):
+        assert (picture[150, 100:401] == 255).all()
+        assert (picture[150, [90, 410]] == 128).all()
+        assert (picture[tip_y, 250] == 255).all()
+        assert (picture[other_y, 250] == 128).all()
+    np.testing.assert_array_equal(image, grey(300, 500))
+
+
+@pytest.mark.parametrize("start", [(0, 0), (500, 0), (500, 300), (0, 300), (-900, 150), (250, 150)])
+def test_the_counts_stay_inside(start):
+    line = LineMark(start, (200, 100), ("door: in 2, out 1", "cat in 1, out 1", "dog in 1, out 0"))
+    nobody = Detections.empty((300, 500))
+    bare = draw(grey(300, 500), nobody, [], lines=[line._replace(caption=())])
+    picture = draw(grey(300, 500), nobody, [], lines=[line])
+    rows, columns = np.nonzero((picture != bare).any(axis=2))
+    assert rows.max() - rows.min() >= 40  # three rows of text
+    assert columns.max() - columns.min() >= 80
+
+
+def test_the_counts_hide_no_caption():
+    line = LineMark((100, 150), (400, 150), ("door: in 0, out 0",))
+    box = Detections((300, 500), [[98, 150, 300, 250]], [0])
+    alone, both = (draw(grey(300, 500), box, ["cat"], lines=lines) for lines in ([], [line]))
+    colored = [(each == class_color(0)).all(axis=2).sum() for each in (alone, both)]
+    assert colored[1] > 0.9 * colored[0]  # the caption stands somewhere else
+
+
+def test_two_lines_from_one_point_show_both_counts():
+    lines = [LineMark((250, 150), (400, 200), ("first",)), LineMark((250, 150), (100, 200), ("second",))]
+    picture = draw(grey(300, 500), Detections.empty((300, 500)), [], lines=lines)
+    alone = [draw(grey(300, 500), Detections.empty((300, 500)), [], lines=[each]) for each in lines]
+    dark = [int((each == 20).all(axis=2).sum()) for each in (picture, *alone)]
+    assert dark[0] > 0.9 * (dark[1] + dark[2])
+
+
+def test_tiny_pictures_show_lines_and_trails_too():
+    for size_hw in ((1, 1), (3, 200), (200, 3)):
+        tracked = Detections(size_hw, [[0, 0, 1, 1]], [0], track_ids=[1])
+        line = LineMark((0, 0), (3, 3), ("a line with a long name: in 0, out 0",) * 3)
+        assert draw(grey(*size_hw), tracked, ["x"], trails={1: [(0, 0), (5, 5)]}, lines=[line]).shape == (*size_hw, 3)
 
 
 def test_what_does_not_fit_is_refused():

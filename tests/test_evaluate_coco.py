@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +16,7 @@ import pytest
 from detkit.data.dataset import Dataset, Sample
 from detkit.detections import Detections
 from detkit.errors import DataError, UsageError
-from detkit.evaluate.coco import FIGURE_NAMES, CocoResult, Engine, evaluate, results_list
+from detkit.evaluate.coco import COCO_SIZES, FIGURE_NAMES, CocoResult, Engine, Sizes, evaluate, results_list
 
 ENGINES = get_args(Engine)
 SIZE_HW = (300, 400)
@@ -43,15 +45,26 @@ def dataset_of(truths: list[Detections], classes: int = 1, **changes: Any) -> Da
     return Dataset("toy", names, samples, Path("toy"), "coco", "val", category_ids)
 
 
-def both(dataset: Dataset, predictions: list[Detections], max_det: int = 100) -> CocoResult:
+def both(
+    dataset: Dataset,
+    predictions: list[Detections],
+    max_det: int = 100,
+    ious: tuple[float, ...] = (),
+    sizes: Sizes = COCO_SIZES,
+) -> CocoResult:
     """Evaluate with both engines and make sure they agree in everything."""
-    fast, reference = (evaluate(dataset, predictions, engine, max_det) for engine in ENGINES)
-    assert fast.figures() == pytest.approx(reference.figures(), abs=1e-9, rel=0)
-    for ours, theirs in zip(fast.per_class, reference.per_class, strict=True):
-        assert (ours.AP, ours.AP50) == pytest.approx((theirs.AP, theirs.AP50), abs=1e-9, rel=0)
-    same = {"engine": "hotcoco", "per_class": fast.per_class} | fast.figures()
-    assert dataclasses.replace(reference, **same) == fast
+    fast, reference = (evaluate(dataset, predictions, engine, max_det, ious=ious, sizes=sizes) for engine in ENGINES)
+    assert len(leaves(fast)) > 12
+    for ours, theirs in zip(leaves(fast), leaves(dataclasses.replace(reference, engine="hotcoco")), strict=True):
+        assert abs(ours - theirs) <= 1e-9 if isinstance(theirs, float) else ours == theirs
     return fast
+
+
+def leaves(value: Any) -> list[Any]:
+    """Every number and text in a result, in order."""
+    if dataclasses.is_dataclass(value):
+        return leaves([getattr(value, field.name) for field in dataclasses.fields(value)])
+    return [leaf for each in value for leaf in leaves(each)] if isinstance(value, (tuple, list)) else [value]
 
 
 def undefined(result: CocoResult) -> set[str]:
@@ -177,14 +190,118 @@ def random_case(seed: int) -> tuple[Dataset, list[Detections], int]:
     return dataset, predictions, int(rng.choice([100, 100, 1, 5, 300]))
 
 
-def test_engines_agree_on_adversarial_cases() -> None:
+def test_engines_agree_on_a_thousand_adversarial_cases() -> None:
     kinds: Counter[str] = Counter()
-    for seed in range(400):
+    for seed in range(1000):
         result = both(*random_case(seed))
         kinds["undefined" if result.AP < 0 else "zero" if result.AP == 0 else "some"] += 1
         kinds["crowds"] += result.crowd_boxes > 0
         kinds["many"] += result.detections > 100
-    assert min(kinds.values()) > 20, f"the cases have grown one-sided: {kinds}"
+    assert min(kinds.values()) > 50, f"the cases have grown one-sided: {kinds}"
+
+
+def by_pycocotools_itself(
+    folder: Path, dataset: Dataset, predictions: list[Detections], settings: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """precision [T, R, K, A, M] and recall [T, K, A, M] of pycocotools on files, with its own settings by name."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    reference_files(folder, dataset, predictions)
+    labels = COCO(str(folder / "truth.json"))
+    run = COCOeval(labels, labels.loadRes(str(folder / "results.json")), "bbox")
+    for name, value in settings.items():
+        setattr(run.params, name, value)
+    run.evaluate(), run.accumulate()
+    return run.eval["precision"], run.eval["recall"]
+
+
+def mean_of_defined(values: np.ndarray) -> float:
+    return float(values[values > -1].mean()) if (values > -1).any() else -1
+
+
+def test_other_thresholds_and_sizes_equal_pycocotools(tmp_path: Path) -> None:
+    """Any list of IoUs and any ranges of size, in total, by class and by size, beside COCO's own figures."""
+    seen = 0
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        dataset, predictions, _ = random_case(seed)
+        if not sum(map(len, predictions)) or list(dataset.category_ids) != sorted(dataset.category_ids):
+            continue
+        ious = tuple(rng.choice([0.5, 0.9, 0.33, 0.6, 0.97, 1.0, 0.05, 0.25], int(rng.integers(1, 4)), replace=False))
+        edges = [0, *sorted(rng.choice(range(1, 120), 3, replace=False).tolist()), math.inf]
+        sizes = {f"from {low}": (low, high) for low, high in pairwise(edges)} | {"small": (0, 32)}
+        result = both(dataset, predictions, ious=ious, sizes=sizes)
+        assert result.figures() == pytest.approx(evaluate(dataset, predictions).figures(), abs=1e-12)
+        areas = [[0, 1e10]] + [[low**2, min(high, 1e5) ** 2] for low, high in sizes.values()]
+        labels = {"areaRng": areas, "areaRngLbl": list("abcdef"), "maxDets": [100]}
+        precision, recall = by_pycocotools_itself(tmp_path, dataset, predictions, {"iouThrs": np.array(ious), **labels})
+        for t, row in enumerate(result.ious):
+            want = ious[t], mean_of_defined(precision[t, ..., 0, 0]), mean_of_defined(recall[t, :, 0, 0])
+            assert dataclasses.astuple(row) == pytest.approx(want, abs=1e-9, rel=0), seed
+            by_class = [mean_of_defined(precision[t, :, k, 0, 0]) for k in range(len(result.per_class))]
+            assert [c.at_ious[t] for c in result.per_class] == pytest.approx(by_class, abs=1e-9, rel=0)
+        precision, recall = by_pycocotools_itself(tmp_path, dataset, predictions, labels)
+        for a, size in enumerate(result.sizes, start=1):
+            parts = precision[..., a, 0], precision[0, ..., a, 0], recall[..., a, 0]
+            want = tuple(map(mean_of_defined, parts))
+            assert (size.AP, size.AP50, size.AR) == pytest.approx(want, abs=1e-9, rel=0)
+            by_class = [mean_of_defined(precision[:, :, k, a, 0]) for k in range(len(result.per_class))]
+            assert [c.at_sizes[a - 1] for c in result.per_class] == pytest.approx(by_class, abs=1e-9, rel=0)
+        seen += any(0 < row.AP < 1 for row in result.ious)
+    assert seen > 15
+
+
+def test_figures_of_each_class_equal_pycocotools_on_that_class_alone(tmp_path: Path) -> None:
+    dataset, predictions, _ = next(
+        case for case in map(random_case, range(1000)) if len(case[0].class_names) == 3 and evaluate(*case[:2]).AP > 0.1
+    )
+    for row in evaluate(dataset, predictions).per_class:
+        settings = {"catIds": [row.category_id]}
+        precision, recall = by_pycocotools_itself(tmp_path, dataset, predictions, settings)
+        sizes = [mean_of_defined(precision[..., a, -1]) for a in range(4)]
+        single = [mean_of_defined(precision[t, ..., 0, -1]) for t in (0, 5)]
+        want = [sizes[0], *single, *sizes[1:], mean_of_defined(recall[:, :, 0, -1])]
+        got = [row.AP, row.AP50, row.AP75, row.APs, row.APm, row.APl, row.AR100]
+        assert got == pytest.approx(want, abs=1e-9, rel=0)
+
+
+def test_one_threshold_and_one_size_by_hand() -> None:
+    """A tiny object found exactly, and a large one found with IoU 0.8."""
+    dataset = dataset_of([truth((0, 0, 10, 10), (100, 100, 200, 200))])
+    result = both(
+        dataset,
+        [found((0, 0, 10, 10, 0, 0.9), (100, 100, 200, 180, 0, 0.8))],
+        ious=(0.5, 0.85),
+        sizes={"tiny": (0, 16), "small": (16, 32), "rest": (32, math.inf)},
+    )
+    assert [(r.iou, round(r.AP, 9), r.AR) for r in result.ious] == [(0.5, 1, 1), (0.85, round(51 / 101, 9), 0.5)]
+    got = [(s.name, s.low_px, s.high_px, round(s.AP, 9), s.truths) for s in result.sizes]
+    assert got == [("tiny", 0, 16, 1, 1), ("small", 16, 32, -1, 0), ("rest", 32, None, 0.7, 1)]  # 0.50 to 0.80
+    assert result.per_class[0].at_sizes == tuple(s.AP for s in result.sizes)
+
+
+def test_sizes_are_cocos_unless_others_are_asked_for() -> None:
+    for seed in range(30):
+        result = evaluate(*random_case(seed)[:2])
+        assert [s.AP for s in result.sizes] == [result.APs, result.APm, result.APl]
+        assert [s.AR for s in result.sizes] == [result.ARs, result.ARm, result.ARl]
+        assert [s.name for s in result.sizes] == ["small", "medium", "large"]
+        assert all(c.at_sizes == (c.APs, c.APm, c.APl) and c.at_ious == () for c in result.per_class)
+
+
+def test_the_rules_are_stated() -> None:
+    wrong = [(200, 200, 210, 210, 0, 0.9)] * 103
+    dataset = dataset_of([truth((0, 0, 50, 50), (60, 60, 90, 90), crowd=[False, True]), truth()], classes=2)
+    result = both(dataset, [found(*wrong, (0, 0, 50, 50, 0, 0.1)), found(*wrong[:7])])
+    assert (result.beyond_max_det, result.detections) == (4, 111)
+    words = " ".join(result.rules())
+    assert "The best 100 boxes of each class on each photo count; 4 of 111 detections lie beyond that" in words
+    assert "A detection on a crowd box (1 labelled) counts neither way" in words
+    assert "No labelled box is a crowd." in evaluate(dataset_of([]), []).rules()
+    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert plain["rules"] == result.rules()
+    assert [row["high_px"] for row in plain["sizes"]] == [32, 96, None]
 
 
 def reference_on_files(folder: Path, dataset: Dataset, predictions: list[Detections]) -> list[float]:
@@ -192,6 +309,15 @@ def reference_on_files(folder: Path, dataset: Dataset, predictions: list[Detecti
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    reference_files(folder, dataset, predictions)
+    labels = COCO(str(folder / "truth.json"))
+    run = COCOeval(labels, labels.loadRes(str(folder / "results.json")), "bbox")
+    run.evaluate(), run.accumulate(), run.summarize()
+    return run.stats.tolist()
+
+
+def reference_files(folder: Path, dataset: Dataset, predictions: list[Detections]) -> None:
+    """Write truth.json and results.json."""
     rows, images = [], []
     for sample in dataset:
         height, width = sample.truth.size_hw
@@ -206,10 +332,6 @@ def reference_on_files(folder: Path, dataset: Dataset, predictions: list[Detecti
     categories = [{"id": i, "name": n} for i, n in zip(dataset.category_ids, dataset.class_names, strict=True)]
     (folder / "truth.json").write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}))
     (folder / "results.json").write_text(json.dumps(results_list(dataset, predictions)))
-    labels = COCO(str(folder / "truth.json"))
-    run = COCOeval(labels, labels.loadRes(str(folder / "results.json")), "bbox")
-    run.evaluate(), run.accumulate(), run.summarize()
-    return run.stats.tolist()
 
 
 def test_equal_to_pycocotools_on_files(tmp_path: Path) -> None:
@@ -311,6 +433,12 @@ def test_wrong_calls() -> None:
         evaluate(dataset_of([]), [], "yolo")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="max_det 0"):
         evaluate(dataset_of([]), [], max_det=0)
+    for iou in (0, 1.1, -0.5, math.nan):
+        with pytest.raises(UsageError, match="no such IoU threshold"):
+            evaluate(dataset_of([]), [], ious=[0.5, iou])
+    for size in ((32, 16), (-1, 16), (8, 8), (0, math.nan)):
+        with pytest.raises(UsageError, match="no such size: 'odd'"):
+            evaluate(dataset_of([]), [], sizes={"odd": size})
 
 
 def test_results_list_keeps_the_files_ids() -> None:

@@ -14,9 +14,10 @@ import pytest
 LAYERS = (
     ("errors",),
     ("boxes", "files", "model_header", "image_header", "opencv"),
-    ("nms",),  # asks boxes for the overlap: each formula is written once
+    ("nms", "decoding"),  # nms asks boxes for the overlap: each formula is written once
     ("detections",),
-    ("images", "draw", "config", "weights"),
+    ("images", "draw", "config", "weights", "thresholds"),
+    ("card_writer",),
     ("data", "models"),
     ("engines",),
     ("infer", "evaluate"),

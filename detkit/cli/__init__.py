@@ -26,6 +26,8 @@ COMMANDS = {  # name -> ("module:attribute" under detkit.cli, the line `detkit -
     "detect": ("detect:detect", "Find objects in photos: annotated pictures, a table or JSON."),
     "train": ("train:train", "Turn a labelled data set into a model."),
     "eval": ("eval:eval_", "Say how good a model is on labelled photos, in COCO's numbers."),
+    "compare": ("compare:compare_", "Say which of two models is better on the same photos, and how sure that is."),
+    "gate": ("gate:gate_", "Say in CI whether a new model may replace the old one: exit 0, 7 or 8."),
     "repro": ("repro:repro", "Do the first steps of a training run again and compare them to the last bit."),
     "runs": ("runs:runs", "List training runs: how far they came, how good they are."),
     "data": ("data:app", "Check, mend, convert, split and describe labelled photos."),

@@ -1,149 +1,334 @@
-"""`detkit detect`: photos in; annotated pictures and a table or JSON out."""
+"""`detkit detect`: any pictures in; annotated pictures, label files, a table or JSON out."""
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 
-from detkit.cli import options, terminal
-from detkit.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from detkit.infer.frames import Item, Unreadable
-    from detkit.infer.predictor import Predictor
-    from detkit.infer.sinks import PictureFolder
+from detkit.cli import options
+from detkit.errors import UsageError
 
 DEFAULT_OUT = Path("runs/detect")
 
-Photos = Annotated[
-    list[str], typer.Argument(metavar="PHOTOS", help="Image files, folders (with all they hold) or 'glob*.jpg'.")
+_BOXES, _VIDEO, _OUTPUT, _RUNS = "Which boxes", "Video", "Output", "Long runs"
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Images, videos, folders, 'glob*.jpg', lists (.txt), zip and tar archives, cameras (cam0), URLs, "
+        "or - for paths or an image on standard input.",
+        show_default=False,
+    ),
 ]
-MaxDet = Annotated[int | None, typer.Option("--max-det", metavar="N", help="At most N boxes a photo (default: 100).")]
+MaxDet = Annotated[
+    int | None,
+    typer.Option("--max-det", metavar="N", help="At most N boxes a picture (default: 100).", rich_help_panel=_BOXES),
+]
 Landmarks = Annotated[
     str | None,
     typer.Option("--landmarks", metavar="FILE|NAME", help="A model of points, run on each box of a class it knows."),
 ]
+Classes = Annotated[
+    str | None,
+    typer.Option("--classes", metavar="NAMES", help="Only these classes: person,car.", rich_help_panel=_BOXES),
+]
+Thresholds = Annotated[
+    Path | None,
+    typer.Option(
+        "--thresholds",
+        metavar="FILE",
+        help="A confidence for each class, as detkit eval --write-thresholds writes them.",
+        rich_help_panel=_BOXES,
+    ),
+]
+Nms = Annotated[
+    Literal["class", "agnostic", "soft"],
+    typer.Option(
+        "--nms",
+        help="What overlapping boxes do: the better one of a class suppresses the others; or of any class (agnostic); "
+        "or it lowers their scores (soft).",
+        rich_help_panel=_BOXES,
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        "--size", metavar="PX", help="Side of the network's canvas (default: the model's).", show_default=False
+    ),
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Pictures that go through the network together.")]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        "--tile",
+        metavar="PX",
+        help="Look at large pictures in tiles of this side too: for small objects.",
+        rich_help_panel=_BOXES,
+    ),
+]
+Overlap = Annotated[
+    float,
+    typer.Option(
+        "--overlap", metavar="SHARE", help="What neighbouring tiles share of their side.", rich_help_panel=_BOXES
+    ),
+]
+Every = Annotated[int, typer.Option("--every", min=1, help="Look at each how many-th frame.", rich_help_panel=_VIDEO)]
+Start = Annotated[
+    str | None, typer.Option("--start", metavar="TIME", help="From here on: 90, 1:30.", rich_help_panel=_VIDEO)
+]
+End = Annotated[str | None, typer.Option("--end", metavar="TIME", help="Up to here.", rich_help_panel=_VIDEO)]
+Track = Annotated[
+    bool,
+    typer.Option(
+        "--track",
+        help="Number the objects through a video (ByteTrack); boxes below --conf that continue a track are shown too.",
+        rich_help_panel=_VIDEO,
+    ),
+]
+Count = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--count",
+        metavar="LINE",
+        help="Count what crosses a line, [NAME=]X1,Y1,X2,Y2 in pixels or percent (door=0%,70%,100%,70%); may be "
+        "repeated; implies --track.",
+        rich_help_panel=_VIDEO,
+    ),
+]
+To = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="KINDS",
+        help="What to write into the folder: pictures, videos, coco, csv, yolo, voc, crops (default: pictures,videos).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", "-o", metavar="DIR", help=f"Folder for annotated pictures (default: {DEFAULT_OUT})."),
+    typer.Option("--out", "-o", metavar="DIR", help=f"The folder (default: {DEFAULT_OUT}).", rich_help_panel=_OUTPUT),
 ]
-NoPictures = Annotated[bool, typer.Option("--no-pictures", help="Write no annotated pictures.")]
+CropMargin = Annotated[
+    float,
+    typer.Option(
+        "--crop-margin",
+        metavar="SHARE",
+        min=0,
+        max=10,
+        help="Room around crops, as a share of the box.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+YoloScores = Annotated[
+    bool, typer.Option("--yolo-scores", help="End each YOLO line with the score.", rich_help_panel=_OUTPUT)
+]
+NoPictures = Annotated[
+    bool, typer.Option("--no-pictures", help="Write nothing but the table.", rich_help_panel=_OUTPUT)
+]
+Jsonl = Annotated[
+    str | None,
+    typer.Option(
+        "--jsonl",
+        metavar="FILE",
+        help="Write a line of JSON for each picture as soon as it is known; - is standard output.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on stdout; write pictures only with --out.")
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON document at the end; write files only with --out or --to.",
+        rich_help_panel=_OUTPUT,
+    ),
 ]
+Show = Annotated[
+    bool, typer.Option("--show", help="Show the annotated pictures in a window; q ends.", rich_help_panel=_OUTPUT)
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first picture that cannot be read.", rich_help_panel=_RUNS)
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.", rich_help_panel=_RUNS)]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", metavar="I/N", help="Only the I-th of N equal parts of the pictures.", rich_help_panel=_RUNS
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Run on a Ray cluster (local: on this machine) and write parts into --out.",
+        rich_help_panel=_RUNS,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line asks for; see `detkit detect --help`."""
+
+    sources: list[str]
+    weights: str | None
+    conf: float | None
+    iou: float | None
+    max_det: int | None
+    classes: str | None
+    thresholds: Path | None
+    nms: Literal["class", "agnostic", "soft"]
+    size: int | None
+    batch: int
+    tile: int | None
+    overlap: float
+    landmarks: str | None
+    backend: options.BackendName
+    every: int
+    start_s: float | None
+    end_s: float | None
+    track: bool
+    lines: tuple[str, ...]
+    folder: Path | None
+    to: tuple[str, ...]
+    crop_margin: float
+    yolo_scores: bool
+    jsonl: str | None
+    json: bool
+    show: bool
+    strict: bool
+    resume: bool
+    shard: tuple[int, int]
 
 
 def detect(
-    photos: Photos,
+    sources: Sources,
     weights: options.Weights = None,
-    conf: options.Conf = None,
-    iou: options.Iou = None,
-    max_det: MaxDet = None,
     landmarks: Landmarks = None,
     backend: options.BackendForMany = "auto",
+    size: Size = None,
+    batch: Batch = 1,
+    conf: options.Conf = None,
+    iou: options.Iou = None,
+    classes: Classes = None,
+    thresholds: Thresholds = None,
+    max_det: MaxDet = None,
+    nms: Nms = "class",
+    tile: Tile = None,
+    overlap: Overlap = 0.2,
+    every: Every = 1,
+    start: Start = None,
+    end: End = None,
+    track: Track = False,
+    count: Count = None,
     out: Out = None,
+    to: To = None,
+    crop_margin: CropMargin = 0.0,
+    yolo_scores: YoloScores = False,
     no_pictures: NoPictures = False,
+    jsonl: Jsonl = None,
     json: Json = False,
+    show: Show = False,
+    strict: Strict = False,
+    resume: Resume = False,
+    shard: Shard = None,
+    ray: Ray = None,
 ) -> None:
-    """Find objects in photos.
+    """Find objects in photos and videos.
 
-    Writes a copy of every photo with its objects framed and prints what was found as a table, or with --json as one
-    JSON document. Photos that cannot be read are named, the others go on, and the exit code is 3.
-    With --landmarks each box gets its points; a model of points given as --weights looks at each photo as a whole.
+    Writes a copy of every photo and video with its objects framed and prints what was found as a table; --to, --jsonl
+    and --json give label files and records instead or besides. What cannot be read is named in its place, the rest
+    goes on, and the exit code is 3. A run that was broken off goes on with --resume.
 
     Try it:  detkit detect photo.jpg --out pictures
     """
-    if no_pictures and out is not None:
-        raise UsageError("--no-pictures and --out contradict each other")
-    from detkit.infer.predictor import Predictor
-    from detkit.infer.sinks import PictureFolder
-    from detkit.infer.sources import find_images
-
-    folder = None if no_pictures or (json and out is None) else out or DEFAULT_OUT
-    items = find_images(photos, leave_out=folder)
-    predictor = Predictor(
-        weights, conf=conf, iou=iou, max_det=max_det, engine=backend, photos=len(items), landmarks=landmarks
+    if no_pictures and (out is not None or to is not None):
+        raise UsageError("--no-pictures and --out or --to contradict each other")
+    if json and jsonl == "-":
+        raise UsageError("--json and --jsonl - both write to standard output")
+    quiet = json or jsonl is not None or show or no_pictures
+    request = Request(
+        sources=sources,
+        weights=weights,
+        conf=conf,
+        iou=iou,
+        max_det=max_det,
+        classes=classes,
+        thresholds=thresholds,
+        nms=nms,
+        size=size,
+        batch=batch,
+        tile=tile,
+        overlap=overlap,
+        landmarks=landmarks,
+        backend=backend,
+        every=every,
+        start_s=_seconds(start, "--start"),
+        end_s=_seconds(end, "--end"),
+        track=track or bool(count),
+        lines=tuple(count or ()),
+        folder=None if quiet and out is None and to is None and ray is None else out or DEFAULT_OUT,
+        to=_kinds(to),
+        crop_margin=crop_margin,
+        yolo_scores=yolo_scores,
+        jsonl=jsonl,
+        json=json,
+        show=show,
+        strict=strict,
+        resume=resume,
+        shard=_shard(shard),
     )
-    edges = predictor.points_card.point_edges
-    pictures = None if folder is None else PictureFolder(folder, predictor.class_names, items, edges)
-    start_s = time.perf_counter()
-    records, unreadable = _run(predictor, items, pictures)
-    took_s = time.perf_counter() - start_s
-    if json:
-        terminal.print_json(_document(predictor, records))
-    if unreadable and len(items) == 1:
-        raise unreadable[0].error
-    if not json:
-        _print_table(records)
-    _say_summary(predictor, records, took_s, folder)
-    if unreadable:
-        raise DataError(f"{len(unreadable)} of {len(items)} photos could not be read")
+    if resume and request.folder is None and (jsonl is None or jsonl == "-"):
+        raise UsageError("--resume goes on with an --out folder or a --jsonl file")
+    if ray is not None:
+        from detkit.cli.detect_ray import detect_on_ray
+
+        detect_on_ray(request, ray)
+        return
+    from detkit.cli.detect_run import run_request
+
+    run_request(request)
 
 
-def _run(
-    predictor: Predictor, items: tuple[Item, ...], pictures: PictureFolder | None
-) -> tuple[list[dict[str, Any]], list[Unreadable]]:
-    """A record for every photo, in order, and the photos that could not be read."""
-    from detkit.infer.sinks import error_record, record
+def _kinds(text: str | None) -> tuple[str, ...]:
+    """The kinds of output in a --to."""
+    if text is None:
+        return ("pictures", "videos")
+    from detkit.infer.sinks.opening import KINDS
 
-    records: list[dict[str, Any]] = []
-    unreadable: list[Unreadable] = []
-
-    def on_unreadable(item: Unreadable) -> None:
-        records.append(error_record(item))
-        unreadable.append(item)
-        if len(items) > 1:
-            terminal.warn(str(item.error))
-
-    for item in terminal.progress(items, total=len(items), title="detecting"):
-        for frame, detections in predictor.stream([item], on_unreadable):
-            records.append(record(frame, detections, predictor.class_names, predictor.points_card.point_names))
-            if pictures is not None:
-                records[-1]["picture"] = str(pictures.write(frame, detections))
-    return records, unreadable
+    asked = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    unknown = [kind for kind in asked if kind not in KINDS]
+    if unknown or not asked:
+        raise UsageError("--to", found=repr(unknown[0] if unknown else text), expected=f"some of {','.join(KINDS)}")
+    return asked
 
 
-def _document(predictor: Predictor, records: list[dict[str, Any]]) -> dict[str, Any]:
-    from detkit.infer.sinks import RECORDS_VERSION
-
-    used = predictor.selection
-    model = {
-        "file": None if predictor.path is None else predictor.path.name,
-        "engine": predictor.engine.name,
-        "class_names": list(predictor.class_names),
-        "conf": used.conf,
-        "iou": used.iou,
-        "max_det": used.max_det,
-    }
-    if predictor.landmarks is not None and predictor.landmarks.path is not None:
-        model["landmarks"] = predictor.landmarks.path.name
-    return {"version": RECORDS_VERSION, "model": model, "images": records}
-
-
-def _print_table(records: list[dict[str, Any]]) -> None:
-    rows: list[list[str]] = []
-    for photo in records:
-        found = photo.get("detections", [])
-        for one in found:
-            box = [f"{value:.0f}" for value in one["box_xyxy"]]
-            rows.append([photo["name"], one["class"], f"{one['score']:.2f}", *box])
-        if not found:
-            rows.append([photo["name"], "(unreadable)" if "error" in photo else "(nothing)", "", "", "", "", ""])
-    headers = ["photo", "class", "score", "x1", "y1", "x2", "y2"]
-    terminal.print_table(headers, rows, right=headers[2:])
-
-
-def _say_summary(predictor: Predictor, records: list[dict[str, Any]], took_s: float, folder: Path | None) -> None:
-    read = [photo for photo in records if "detections" in photo]
-    objects = sum(len(photo["detections"]) for photo in read)
-    each = f", {1000 * took_s / len(read):.0f} ms a photo" if read else ""
-    model = "model" if predictor.path is None else predictor.path.name
-    terminal.say(
-        f"{terminal.count(objects, 'object')} in {terminal.count(len(read), 'photo')}{each}, by {model} on "
-        f"{predictor.engine.name}"
+def _seconds(text: str | None, option: str) -> float | None:
+    """Seconds of "90", "90.5", "1:30" or "1:02:03"."""
+    if text is None:
+        return None
+    parts = text.split(":")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    clock = all(part.isdecimal() and float(part) < 60 for part in parts[1:-1]) and (
+        len(parts) == 1 or values[-1:] < [60]
     )
-    if folder is not None and read:
-        terminal.say(f"annotated pictures: {folder}")
+    if not 1 <= len(values) <= 3 or not all(0 <= value < float("inf") for value in values) or not clock:
+        raise UsageError(option, found=repr(text), expected="seconds (90), minutes and seconds (1:30) or 1:02:03")
+    return sum(value * 60**power for power, value in enumerate(reversed(values)))
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """I and N of "I/N", counted from 1."""
+    if text is None:
+        return 1, 1
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise UsageError("--shard", found=repr(text), expected="I/N with I from 1 to N, such as 2/8")
+    return int(number), int(count)

@@ -220,7 +220,8 @@ def _labelled(
         own = slice(start, stop_)
         points = None if points_xyv is None else points_xyv[own]
         truth = Detections(sample.truth.size_hw, boxes_xyxy[own], labels[own], points_xyv=points, crowd=crowd[own])
-        yield replace(sample, truth=truth, areas_px=None if areas_px is None else areas_px[own], rows=ids[own])
+        areas = None if areas_px is None else areas_px[own]
+        yield replace(sample, truth=truth, areas_px=areas, rows=ids[own], boxes_xywh=values[own, 2:6])
 
 
 def _table(

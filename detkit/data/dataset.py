@@ -29,6 +29,8 @@ class Sample:
         areas_px: float64 [N], the areas the label file gives (COCO's `area`); None means each box's own.
         label_file: the file its labels come from; None where it has none.
         rows: int64 [N], where in that file each box is: its line (YOLO, CSV), annotation id (COCO) or number (VOC).
+        boxes_xywh: float64 [N, 4], the boxes exactly as the file gives them (COCO): `truth` is them in float32. They
+            are measured on while they still say the same as `truth`.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Sample:
     areas_px: NDArray[np.float64] | None = None
     label_file: Path | None = None
     rows: NDArray[np.int64] | None = None
+    boxes_xywh: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

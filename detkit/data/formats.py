@@ -85,6 +85,7 @@ def read(
     split: str | None = None,
     format: Format | None = None,  # noqa: A002
     *,
+    need_photos: bool = True,
     report: Report = stop,
 ) -> Dataset:
     """Read one split of a data set, whatever its format.
@@ -93,6 +94,7 @@ def read(
         path: the data set's folder, a data.yaml, or a COCO or CSV label file.
         split: "train", "val", ...; None where there is only one.
         format: what to take it for; None finds out.
+        need_photos: False reads COCO labels without their photos; those of other formats need them for their sizes.
         report: gets each fault; by default the first is raised.
     Raises:
         DataError: as `recognise`; no such split, which lists those found; or labels that cannot be used as a whole.
@@ -101,6 +103,8 @@ def read(
     recognition = recognise(path, format)
     name, _ = choose_split(recognition.splits, split, path)
     try:
+        if recognition.format == "coco":
+            return coco.read(path, name, need_photos=need_photos, report=report)
         return _READERS[recognition.format].read(path, name, report=report)
     except OSError as error:  # a folder that may not be listed
         raise DataError(f"cannot be read: {error.strerror}", file=error.filename or path) from error

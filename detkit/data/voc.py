@@ -259,7 +259,7 @@ def write(datasets: Dataset | Sequence[Dataset], root: Path) -> list[str]:
                 file = folder / "Annotations" / f"{stems[-1]}.xml"
                 if file.exists():
                     raise DataError("two photos share one label file", file=sample.image_path, found=file.name)
-                file.write_text(_text(sample, name, dataset.class_names), encoding="utf-8")
+                file.write_text(label_text(sample.truth, name, dataset.class_names), encoding="utf-8")
                 points += 0 if sample.truth.points_xyv is None else len(sample.truth)
             (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join([*stems, ""]), encoding="utf-8")
         names = next(iter(named.values())).class_names
@@ -267,8 +267,9 @@ def write(datasets: Dataset | Sequence[Dataset], root: Path) -> list[str]:
     return [f"the points of {points} objects are left out: VOC cannot carry them"] if points else []
 
 
-def _text(sample: Sample, name: str, class_names: Sequence[str]) -> str:
-    truth, (height, width) = sample.truth, sample.truth.size_hw
+def label_text(truth: Detections, name: str, class_names: Sequence[str]) -> str:
+    """The XML file of a photo called `name`; crowd boxes are `difficult`."""
+    height, width = truth.size_hw
     lines = [f"<annotation>\n  <filename>{escape(name, quote=False)}</filename>"]
     lines += [f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>"]
     crowd = np.zeros(len(truth), np.bool_) if truth.crowd is None else truth.crowd

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,30 @@ def write(datasets: Dataset | Sequence[Dataset], root: Path) -> list[str]:
             if file.exists():
                 raise DataError("two photos share one label file", file=sample.image_path, found=file.name)
             truth = sample.truth if sample.truth.crowd is None else sample.truth[~sample.truth.crowd]
-            text, beyond = _lines(truth)
+            text, beyond = label_lines(truth)
             file.write_text(text, encoding="ascii")
             crowd, clipped = crowd + len(sample.truth) - len(truth), clipped + beyond
             points = points if truth.points_xyv is None else truth.points_xyv.shape[1]
-        config: dict[str, Any] = {split: f"images/{split}" for split in named}
         first = next(iter(named.values()))
-        config |= {"kpt_shape": [points, 3]} if points else {}
-        if points and first.point_names not in ((), numbered_names(points)):
-            config["kpt_names"] = {label: list(first.point_names) for label in range(len(first.class_names))}
-        config["names"] = dict(enumerate(first.class_names))
-        (folder / "data.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        text = config_text(first.class_names, points, first.point_names, {split: f"images/{split}" for split in named})
+        (folder / "data.yaml").write_text(text, encoding="utf-8")
     notes = [f"{crowd} crowd boxes are left out: YOLO has no flag for them"] if crowd else []
     return notes + ([f"{clipped} boxes are clipped: YOLO boxes end at the photo's edge"] if clipped else [])
 
 
-def _lines(truth: Detections) -> tuple[str, int]:
+def config_text(
+    class_names: Sequence[str], points: int, point_names: Sequence[str], splits: Mapping[str, str] | None = None
+) -> str:
+    """The text of data.yaml: where the photos of each split lie, the points of a box and their names, the classes."""
+    config: dict[str, Any] = dict(splits or {})
+    config |= {"kpt_shape": [points, 3]} if points else {}
+    if points and tuple(point_names) not in ((), numbered_names(points)):
+        config["kpt_names"] = {label: list(point_names) for label in range(len(class_names))}
+    config["names"] = dict(enumerate(class_names))
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def label_lines(truth: Detections) -> tuple[str, int]:
     """The label file's text, and how many boxes had to be clipped to be fractions of the photo."""
     per_px = 1 / truth.size_hw[1], 1 / truth.size_hw[0]
     boxes_xyxy = truth.boxes_xyxy.astype(np.float64)

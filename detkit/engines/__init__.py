@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -17,6 +18,11 @@ EngineName = Literal["auto", "onnxruntime", "openvino", "openvino-bf16", "torch"
 # Cold, OpenVINO gives its first result 0.3 s after onnxruntime does; bf16 then saves 6 ms a photo (416 px, 2 cores), so
 # that it is ahead from 50 photos on. Twice that: for a gain nobody notices, boxes need not move.
 MANY_PHOTOS = 100
+
+# From here on several photos go through the network at once, each on threads of its own: more photos a second, because
+# nobody waits for the slowest part of a layer; the first photo takes longer.
+SEVERAL_PHOTOS = 8
+_MOST_PARALLEL = 8  # each run at a time takes memory for its own intermediate results
 
 _KINDS: dict[str, tuple[str, ...]] = {  # engine -> the suffixes it runs
     "auto": SUFFIXES,
@@ -44,6 +50,7 @@ class Engine(Protocol):
 
     name: str
     card: ModelCard
+    parallel: int  # runs at a time that pay; threads may share the engine
 
     def run(self, batch_rgb: NDArray[np.uint8]) -> Outputs:
         """Run the network on uint8 [B, H, W, 3] RGB canvases."""
@@ -59,7 +66,7 @@ def open_engine(path: Path, engine: EngineName = "auto", *, photos: int = 1) -> 
     Args:
         path: the model file.
         engine: one of `EngineName`; each gives the same numbers on every processor, but for rounding.
-        photos: how many are going to be run, as far as that is known; it matters to "auto" only.
+        photos: how many are going to be run, as far as that is known: many are run several at a time.
     Raises:
         WeightsError: a file that cannot be used.
         UsageError: an unknown engine, or one that does not run this kind of file or not on this processor.
@@ -73,11 +80,13 @@ def open_engine(path: Path, engine: EngineName = "auto", *, photos: int = 1) -> 
         raise UsageError(f"{engine} does not run this file", file=path, expected=f"a model in {_KINDS[engine][0]}")
     if kind == ".safetensors":
         return _torch_engine(path)
+    parallel = min(_MOST_PARALLEL, usable_cores()) if photos >= SEVERAL_PHOTOS else 1
     if engine.startswith("openvino"):
         from detkit.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(path, precision="bf16" if engine == "openvino-bf16" else "fp32")
-    return (_quick_engine(path) if engine == "auto" and photos >= MANY_PHOTOS else None) or _onnx_engine(path)
+        return OpenVinoEngine(path, precision="bf16" if engine == "openvino-bf16" else "fp32", parallel=parallel)
+    quick = _quick_engine(path, parallel) if engine == "auto" and photos >= MANY_PHOTOS else None
+    return quick or _onnx_engine(path, parallel)
 
 
 def weights_suffix(engine: EngineName) -> str:
@@ -85,18 +94,23 @@ def weights_suffix(engine: EngineName) -> str:
     return _KINDS.get(engine, SUFFIXES)[0]
 
 
-def _onnx_engine(path: Path) -> Engine:
+def usable_cores() -> int:
+    """Cores this process may use: fewer than the machine's in a container or under taskset."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _onnx_engine(path: Path, parallel: int) -> Engine:
     from detkit.engines.onnx import OnnxEngine
 
-    return OnnxEngine(path)
+    return OnnxEngine(path, parallel=parallel)
 
 
-def _quick_engine(path: Path) -> Engine | None:
+def _quick_engine(path: Path, parallel: int) -> Engine | None:
     """OpenVINO in bf16 where it is installed, this processor has bf16 and the file suits it."""
     from detkit.engines.openvino import OpenVinoEngine
 
     try:
-        return OpenVinoEngine(path, precision="bf16")
+        return OpenVinoEngine(path, precision="bf16", parallel=parallel)
     except (MissingExtraError, UsageError, WeightsError):
         return None
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from detkit.engines import Outputs
+from detkit.engines import Outputs, usable_cores
 from detkit.errors import WeightsError
 from detkit.weights import ModelCard
 
@@ -23,16 +23,17 @@ class Port(NamedTuple):
         return f"{self.name} {self.dtype} [{', '.join(str(length) for length in self.shape)}]"
 
 
-def thread_count(threads: int | None) -> int:
-    """Threads to ask a runtime for; 0 leaves it to the runtime, which takes one for each physical core.
+def thread_count(threads: int | None, parallel: int = 1) -> int:
+    """Threads to ask a runtime for in one run; 0 leaves it to the runtime, which takes one for each physical core.
 
     Args:
-        threads: what the caller wants, or None: every core this process may use where that is not all of them (a
-            container, taskset), because runtimes count the machine's.
+        threads: what the caller wants, or None: its share of the cores, where they are shared by runs at a time or
+            are not all of the machine's (a container, taskset), because runtimes count the machine's.
+        parallel: runs at a time.
     """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    restricted = 0 < usable < (os.cpu_count() or 1)
-    return threads or (usable if restricted else 0)
+    usable = usable_cores()
+    restricted = usable < (os.cpu_count() or 1)
+    return threads or (max(1, usable // parallel) if restricted or parallel > 1 else 0)
 
 
 def checked_outputs(inputs: Sequence[Port], outputs: Sequence[Port], card: ModelCard, path: Path) -> list[str]:

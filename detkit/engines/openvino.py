@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import queue
 import sys
 import threading
 from collections import OrderedDict
@@ -18,6 +19,7 @@ from detkit.errors import MissingExtraError, UsageError, WeightsError
 from detkit.weights import ModelCard, read_card
 
 Precision = Literal["auto", "fp32", "bf16"]
+_Requests = queue.SimpleQueue[Any]
 
 _KEPT_SHAPES = 4  # compiled networks kept; each holds its own copy of the weights
 _DTYPES = {"u8": "uint8", "f32": "float32"}  # OpenVINO's words in NumPy's
@@ -27,7 +29,9 @@ _NOISE = ("Check ", "Exception ", "FrontEnd API failed", "Loading input model", 
 class OpenVinoEngine:
     """Runs an `.onnx` file on the CPU, compiled anew for every shape of batch it meets (fixed shapes run faster)."""
 
-    def __init__(self, path: Path | str, *, precision: Precision = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, precision: Precision = "auto", threads: int | None = None, parallel: int = 1
+    ) -> None:
         """Load the network and check it against its card.
 
         Args:
@@ -35,18 +39,19 @@ class OpenVinoEngine:
             precision: "fp32" gives onnxruntime's numbers; "bf16" is faster and moves boxes by half a pixel, some by
                 more; "auto" is bf16 where the processor computes in it.
             threads: threads within one run; None is one for each physical core this process may use.
+            parallel: runs at a time, which share the cores.
         Raises:
             MissingExtraError: OpenVINO is not installed.
             UsageError: bf16 on a processor without it.
             WeightsError: unusable file, or a graph that does not fit its card.
         """
-        self.path = Path(path)
+        self.path, self.parallel = Path(path), parallel
         self.card: ModelCard = read_card(self.path)
         openvino = load_openvino()
         self._core = openvino.Core()
         self.precision = _supported(precision, self._core)
         self.name = "openvino" if self.precision == "fp32" else "openvino-bf16"
-        self._settings = _settings(self.precision, thread_count(threads))
+        self._settings = _settings(self.precision, thread_count(threads, parallel), parallel)
         try:
             # By name, not core.read_model: that one asks every other front end too when this one refuses a file.
             frontend = openvino.frontend.FrontEndManager().load_by_framework("onnx")
@@ -55,9 +60,9 @@ class OpenVinoEngine:
         except Exception as error:  # noqa: BLE001  (OpenVINO's exceptions have no common class)
             refuse(self.path, "OpenVINO cannot load it", _reason(error), error)
         self._names, self._input = checked_outputs(inputs, outputs, self.card, self.path), inputs[0]
-        self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()  # (B, H, W) -> compiled, latest used last
+        self._free: OrderedDict[tuple[int, ...], _Requests] = OrderedDict()  # (B, H, W) -> compiled, latest used last
         self._filled_up: set[tuple[int, ...]] = set()
-        self._lock = threading.Lock()  # a request serves one run at a time
+        self._lock = threading.Lock()  # for the two above
 
     def run(self, batch_rgb: NDArray[np.uint8]) -> Outputs:
         """Run the network; threads may share the engine.
@@ -73,11 +78,16 @@ class OpenVinoEngine:
             raise WeightsError(failed, file=self.path, expected=self._input)
         try:
             with self._lock:
-                missing = self._slots(batch.shape[:3]) - count
-                if missing:
-                    batch = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), np.uint8)])
-                results = self._request(batch.shape[:3]).infer({"images": batch}, share_inputs=True)
+                slots = self._slots(batch.shape[:3])
+                requests = self._compiled((slots, *batch.shape[1:3]))
+            if slots > count:
+                batch = np.concatenate([batch, np.zeros((slots - count, *batch.shape[1:]), np.uint8)])
+            request = requests.get()  # waits while others use them all
+            try:
+                results = request.infer({"images": batch}, share_inputs=True)
                 arrays = {name: results[name] for name in self._names}
+            finally:
+                requests.put(request)
         except Exception as error:  # noqa: BLE001  (as above)
             refuse(self.path, failed, _reason(error), error)
         return checked_arrays({name: array[:count] for name, array in arrays.items()}, self.card, self.path)
@@ -88,22 +98,25 @@ class OpenVinoEngine:
         A smaller batch than was compiled fills the larger one up with black the first time it comes: the last batch of
         a run need not wait for a compilation, which costs as much as dozens of canvases.
         """
-        larger = [slots for slots, *size_hw in self._requests if slots > shape[0] and size_hw == [*shape[1:]]]
-        if not larger or shape in self._requests or shape in self._filled_up:
+        larger = [slots for slots, *size_hw in self._free if slots > shape[0] and size_hw == [*shape[1:]]]
+        if not larger or shape in self._free or shape in self._filled_up:
             return shape[0]
         self._filled_up.add(shape)
         return min(larger)
 
-    def _request(self, shape: tuple[int, ...]) -> Any:
-        """The network compiled for this B, H, W."""
-        if shape not in self._requests:
+    def _compiled(self, shape: tuple[int, ...]) -> _Requests:
+        """The network compiled for this B, H, W: as many requests as may run at a time."""
+        if shape not in self._free:
             model = self._model.clone()
             model.reshape({"images": [*shape, 3]})
-            while len(self._requests) >= _KEPT_SHAPES:
-                self._requests.popitem(last=False)
-            self._requests[shape] = self._core.compile_model(model, "CPU", self._settings).create_infer_request()
-        self._requests.move_to_end(shape)
-        return self._requests[shape]
+            while len(self._free) >= _KEPT_SHAPES:
+                self._free.popitem(last=False)
+            compiled = self._core.compile_model(model, "CPU", self._settings)
+            self._free[shape] = queue.SimpleQueue()
+            for _ in range(self.parallel):
+                self._free[shape].put(compiled.create_infer_request())
+        self._free.move_to_end(shape)
+        return self._free[shape]
 
 
 @functools.cache
@@ -119,6 +132,9 @@ def load_openvino() -> Any:
     try:
         import openvino
         import openvino.frontend
+
+        # OpenVINO fills its table of types at the first call; two threads that make it at once wait for each other.
+        openvino.Type.u8.to_dtype()
     except ImportError as error:
         needs = 'OpenVINO cannot be imported: pip install "detkit-cv[openvino]"'
         raise MissingExtraError(needs, found=str(error).splitlines()[0]) from error
@@ -137,14 +153,15 @@ def _supported(precision: Precision, core: Any) -> Literal["fp32", "bf16"]:
     return "bf16" if has_bf16 and precision != "fp32" else "fp32"
 
 
-def _settings(precision: str, threads: int) -> dict[str, Any]:
+def _settings(precision: str, threads: int, parallel: int) -> dict[str, Any]:
     """What the network is compiled with."""
     settings: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",  # one run at a time, on all threads
+        "PERFORMANCE_HINT": "LATENCY",  # a run starts at once, on all threads it may have
+        "NUM_STREAMS": parallel,
         "ENABLE_CPU_PINNING": False,  # reading and drawing photos want the cores too
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
     }
-    return settings | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
+    return settings | ({"INFERENCE_NUM_THREADS": threads * parallel} if threads else {})
 
 
 def _ports(ends: list[Any]) -> list[Port]:

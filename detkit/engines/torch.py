@@ -18,6 +18,7 @@ class TorchEngine:
     """Runs a network that is in memory; `TorchEngine.open` reads one from a `.safetensors` file."""
 
     name = "torch"
+    parallel = 1  # PyTorch's threads serve one run at a time
 
     def __init__(self, model: Model, card: ModelCard, *, bf16: bool = False) -> None:
         """Args: model and its card. bf16: run convolutions in bfloat16 (faster, slightly different numbers)."""

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from detkit.boxes import ioa_matrix, iou_matrix
 from detkit.data.dataset import Dataset
 from detkit.detections import Detections
-from detkit.evaluate.coco import MAX_DET, UNDEFINED, Columns, check_predictions, stack_columns
+from detkit.evaluate.coco import MAX_DET, UNDEFINED
+from detkit.evaluate.columns import Columns, check_predictions, found_columns, image_order, truth_columns
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # [T]
 RECALL_POINTS = np.linspace(0, 1, 101)
@@ -69,9 +70,8 @@ def match(dataset: Dataset, predictions: Sequence[Detections], max_det: int = MA
         DataError: predictions that do not fit the data set.
     """
     check_predictions(dataset, predictions)
-    order = np.argsort([sample.image_id for sample in dataset], kind="stable").astype(np.int64)
-    truths = stack_columns([dataset.samples[i].truth for i in order], [dataset.samples[i].areas_px for i in order])
-    found = _best(stack_columns([predictions[i] for i in order], [None] * len(order)), max_det)
+    order, truths = image_order(dataset), truth_columns(dataset)
+    found = _best(found_columns(dataset, predictions), max_det)
     off_limits = truths.crowd | _outsized(truths.areas_px)
     owner = _owners(found, truths, off_limits)  # [T, N]
     on_ignored = (owner >= 0) & np.append(off_limits, False)[owner]

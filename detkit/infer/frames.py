@@ -35,7 +35,7 @@ class Item:
     path: Path | None = None
     member: str | None = None
     data: bytes | None = field(default=None, repr=False)
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)  # it may hold a password
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ class Ended:
         name, index, item: whose end it is.
         frames: how many frames it gave.
         warning: what went wrong on the way ("damaged after frame 412"), or None.
+        dropped: frames of a live stream that came faster than they could be looked at.
     """
 
     name: str
@@ -114,3 +115,4 @@ class Ended:
     item: Item
     frames: int
     warning: str | None = None
+    dropped: int = 0

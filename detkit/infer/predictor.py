@@ -1,25 +1,48 @@
-"""`Predictor`: a photo in, its `Detections` out; what the command line, evaluation and training's validation use."""
+"""`Predictor`: pictures in, their `Detections` out; what the command line, evaluation and training's validation use."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detkit.detections import Detections
 from detkit.engines import Engine, EngineName, open_engine, weights_suffix
-from detkit.images import place, read_image
-from detkit.infer.frames import Frame, Item, Unreadable
+from detkit.errors import UsageError
+from detkit.images import Image, Placement, decode_image, decode_reduced, place
+from detkit.infer.frames import Ended, Frame, Item, Unreadable
 from detkit.infer.landmarks import LandmarkPredictor
-from detkit.infer.selection import Selection, select
-from detkit.infer.sources import find_images, read_frames
+from detkit.infer.pipeline import Event, FrameReader, Stages, run
+from detkit.infer.reading import Reading
+from detkit.infer.selection import Selection, Suppression, class_labels, select
+from detkit.infer.sources import find_items, read_photo_bytes
+from detkit.infer.tiles import Tiling, Window, crops, for_windows, merge
+from detkit.thresholds import Thresholds, read_thresholds
 from detkit.weights import ModelCard, find_weights
+
+if TYPE_CHECKING:
+    from detkit.infer.archive_reader import ArchiveReader
+
+Source = str | Path | Item
+_SIZE_STEP_PX = 32  # of the networks here: their coarsest map has one cell for so many pixels
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the network sees of one picture: one canvas, or one for each window of a tiled picture."""
+
+    canvases: list[Image]
+    placements: list[Placement]
+    windows: tuple[Window, ...]
 
 
 class Predictor:
-    """Finds objects in photos with one model.
+    """Finds objects with one model.
 
     `for frame, detections in Predictor("model.onnx").stream("photos"): ...`
     """
@@ -31,7 +54,11 @@ class Predictor:
         conf: float | None = None,
         iou: float | None = None,
         max_det: int | None = None,
-        class_agnostic: bool = False,
+        nms: Suppression = "class",
+        classes: Sequence[str] | None = None,
+        thresholds: Path | Thresholds | None = None,
+        size_px: int | None = None,
+        tiling: Tiling | None = None,
         engine: EngineName = "auto",
         photos: int = 1,
         landmarks: str | Path | Engine | None = None,
@@ -41,12 +68,17 @@ class Predictor:
         Args:
             weights: a model file, the name of a shipped model, a loaded engine, or None for the default model.
             conf, iou: thresholds; None takes the model card's.
-            max_det, class_agnostic: see `Selection`, which holds the defaults.
+            max_det, nms: see `Selection`, which holds the defaults.
+            classes: names of the classes to look for; None for all.
+            thresholds: a confidence for each class, or the file that holds them; `conf` goes before them.
+            size_px: side of the square canvas photos are laid on; None for the model card's.
+            tiling: look at large pictures in tiles too.
             engine, photos: what runs a model that is not loaded yet, and for how many; see `open_engine`.
             landmarks: a model of points, which is run on each box found of a class it knows.
         Raises:
             WeightsError, MissingExtraError: a model cannot be used.
-            UsageError: a setting out of its range, or models that share no class.
+            DataError: thresholds that cannot be read, or not for these classes.
+            UsageError: a setting out of its range, an unknown class, or models that share no class.
         """
         if weights is None or isinstance(weights, str | Path):
             self.path: Path | None = find_weights(weights, weights_suffix(engine))
@@ -54,11 +86,15 @@ class Predictor:
         else:
             self.path, self.engine = None, weights
         self.card = self.engine.card
+        self.canvas_hw = self.card.input_hw if size_px is None else _canvas_hw(self.card, size_px)
+        self.tiling = tiling
         limits = {} if max_det is None else {"max_det": max_det}
         self.selection = Selection(
             self.card.thresholds["conf"] if conf is None else conf,
             self.card.thresholds["iou"] if iou is None else iou,
-            class_agnostic=class_agnostic,
+            nms=nms,
+            classes=None if classes is None else class_labels(classes, self.class_names),
+            class_conf=_class_conf(self.card, conf, thresholds),
             **limits,
         )
         self.landmarks = None if landmarks is None else LandmarkPredictor(landmarks, engine)
@@ -75,21 +111,22 @@ class Predictor:
         """The card that names the points of a detection and their edges: the second model's where there is one."""
         return self.card if self.landmarks is None else self.landmarks.card
 
-    def predict(self, image_rgb: NDArray[np.uint8]) -> Detections:
+    def with_conf(self, conf: float) -> Predictor:
+        """The same, model and all, with another confidence for every class."""
+        other = copy(self)
+        other.selection = replace(self.selection, conf=conf, class_conf=None)
+        return other
+
+    def predict(self, image_rgb: Image) -> Detections:
         """Detections on one photo, uint8 [H, W, 3] RGB, best first, in the photo's pixels."""
         return self.predict_batch([image_rgb])[0]
 
-    def predict_batch(self, images_rgb: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+    def predict_batch(self, images_rgb: Sequence[Image]) -> list[Detections]:
         """Detections on each of several photos of any sizes, run through the network together."""
         if not images_rgb:
             return []
-        card = self.card
-        placed = [place(image_rgb, card.input_hw, card.fit, card.pad_value) for image_rgb in images_rgb]
-        outputs = self.engine.run(np.stack([canvas for canvas, _ in placed]))
-        points = outputs.points_xyv if outputs.points_xyv is not None else [None] * len(placed)
-        rows = zip(outputs.boxes_xyxy, outputs.scores, points, placed, strict=True)
-        found = [select(boxes, scores, at, self.selection, row_points) for boxes, scores, row_points, (_, at) in rows]
-        return found if self.landmarks is None else self.landmarks.add_points(images_rgb, found, self.class_names)
+        seen = [self._prepare(image_rgb, (image_rgb.shape[0], image_rgb.shape[1])) for image_rgb in images_rgb]
+        return self._detect(seen, images_rgb)
 
     def predict_files(self, paths: Sequence[Path], *, batch: int = 1) -> Iterator[Detections]:
         """Detections on each of many image files, in order, `batch` of them at a time through the network.
@@ -97,24 +134,145 @@ class Predictor:
         Raises:
             DataError: a file cannot be read.
         """
-        for start in range(0, len(paths), batch):
-            yield from self.predict_batch([read_image(path) for path in paths[start : start + batch]])
+        items = [Item(str(path), Path(path.name), path=path) for path in paths]
+        for event in self.events(list(enumerate(items)), Reading(batch=batch, whole_pictures=False)):
+            if isinstance(event, Unreadable):
+                raise event.error
+            if isinstance(event, tuple):
+                yield event[1]
 
     def stream(
         self,
-        source: str | Path | Iterable[str | Path | Item],
+        source: Source | Iterable[Source],
+        reading: Reading | None = None,
+        *,
         on_unreadable: Callable[[Unreadable], None] | None = None,
+        on_ended: Callable[[Ended], None] | None = None,
     ) -> Iterator[tuple[Frame, Detections]]:
-        """Each picture of image files, folders or glob patterns with its detections, as soon as they are known.
+        """Each picture of photos, folders, archives, videos and streams with its detections, as soon as they are known.
+
+        Reading and the network go on in threads while you look at a result; they end with the loop over it.
 
         Args:
-            source: one or more of them, or what `find_images` found.
+            source: one or more of whatever `detkit detect` takes, or what `find_items` found.
+            reading: how to read them.
             on_unreadable: called for an item that cannot be read, then the rest goes on; None raises its DataError.
+            on_ended: called when a video or stream is through.
         """
-        for frame in read_frames(find_images(source)):
-            if isinstance(frame, Frame):
-                yield frame, self.predict(frame.image_rgb)
+        for event in self.events(list(enumerate(find_items(source))), reading or Reading()):
+            if isinstance(event, tuple):
+                yield event
+            elif isinstance(event, Ended):
+                if on_ended is not None:
+                    on_ended(event)
             elif on_unreadable is None:
-                raise frame.error
+                raise event.error
             else:
-                on_unreadable(frame)
+                on_unreadable(event)
+
+    def events(self, items: Sequence[tuple[int, Item]], reading: Reading) -> Generator[Event]:
+        """As `stream`, for items with their positions in the whole run, errors and ends in their places."""
+
+        def open_video(item: Item, index: int) -> FrameReader:
+            from detkit.infer.video import VideoReader
+
+            return VideoReader(item, index, every=reading.every, start_s=reading.start_s, end_s=reading.end_s)
+
+        archives = _archive_reader([item for _, item in items])
+        stages = Stages(
+            read_photo=lambda item: self._read_photo(read_photo_bytes(item, archives), item, reading.whole_pictures),
+            open_video=open_video,
+            prepare=self._prepare,
+            detect=lambda seen, pictures: self._detect(seen, pictures, reading.batch),
+            batch=reading.batch,
+            parallel=self.engine.parallel,
+        )
+        return run(items, stages)
+
+    def _read_photo(self, data: bytes, item: Item, whole: bool) -> tuple[Image, tuple[int, int], Image]:
+        """Pixels for the network, the photo's full height and width, and the picture to hand on.
+
+        The network's pixels do not depend on what else is wanted, so boxes do not either.
+        """
+        if self.tiling is not None or self.landmarks is not None:  # these look at details
+            image_rgb = decode_image(data, item.name)
+            return image_rgb, (image_rgb.shape[0], image_rgb.shape[1]), image_rgb
+        reduced_rgb, full_hw = decode_reduced(data, item.name, self.canvas_hw, self.card.fit)
+        is_full = not whole or reduced_rgb.shape[:2] == full_hw
+        return reduced_rgb, full_hw, reduced_rgb if is_full else decode_image(data, item.name)
+
+    def _prepare(self, pixels_rgb: Image, full_hw: tuple[int, int]) -> _Seen:
+        """Lay a picture, or each of its windows, on canvases."""
+        card = self.card
+        if self.tiling is None:
+            canvas, at = place(pixels_rgb, self.canvas_hw, card.fit, card.pad_value, image_hw=full_hw)
+            return _Seen([canvas], [at], ())
+        windows = self.tiling.windows(full_hw)
+        placed = [place(part, self.canvas_hw, card.fit, card.pad_value) for part in crops(pixels_rgb, windows)]
+        return _Seen([canvas for canvas, _ in placed], [at for _, at in placed], windows)
+
+    def _detect(self, seen: Sequence[_Seen], pictures: Sequence[Image], batch: int = 1) -> list[Detections]:
+        """Run the network on what it sees of some pictures and choose each one's detections."""
+        placements = [at for one in seen for at in one.placements]
+        selection = self.selection if self.tiling is None else for_windows(self.selection)
+        selected = self._select([canvas for one in seen for canvas in one.canvases], placements, selection, batch)
+        found = []
+        for one in seen:
+            own, selected = selected[: len(one.placements)], selected[len(one.placements) :]
+            found.append(merge(own, one.windows, self.selection) if one.windows else own[0])
+        return found if self.landmarks is None else self.landmarks.add_points(pictures, found, self.class_names)
+
+    def _select(
+        self, canvases: Sequence[Image], placements: Sequence[Placement], selection: Selection, batch: int
+    ) -> list[Detections]:
+        """Detections on each canvas; each run of the network has `batch` canvases or all there are.
+
+        A last run that is short is filled up with black: rounding depends on how many there are, so a picture's
+        boxes would depend on its neighbours.
+        """
+        found: list[Detections] = []
+        step = len(canvases) if batch == 1 and self.tiling is None else batch
+        for start in range(0, len(canvases), step):
+            part = np.stack(canvases[start : start + step])
+            missing = step - len(part)
+            if missing:
+                part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.uint8)])
+            outputs = self.engine.run(part)
+            points: Sequence[NDArray[np.float32] | None] = [None] * step
+            if outputs.points_xyv is not None:
+                points = list(outputs.points_xyv)
+            rows = zip(placements[start : start + step], outputs.boxes_xyxy, outputs.scores, points, strict=False)
+            found += [select(boxes, scores, at, selection, own) for at, boxes, scores, own in rows]
+        return found
+
+
+def _class_conf(card: ModelCard, conf: float | None, thresholds: Path | Thresholds | None) -> tuple[float, ...] | None:
+    """A confidence for each class, where one is known and none for all was asked for."""
+    if conf is not None:
+        return None
+    file = thresholds if isinstance(thresholds, Path) else None
+    chosen = read_thresholds(thresholds) if isinstance(thresholds, Path) else thresholds
+    if chosen is not None:
+        return chosen.for_classes(card.class_names, card.thresholds["conf"], file=file)
+    if not card.class_thresholds:
+        return None
+    return tuple(card.class_thresholds.get(name, card.thresholds["conf"]) for name in card.class_names)
+
+
+def _archive_reader(items: Sequence[Item]) -> ArchiveReader | None:
+    """Keeps the archives of a run open, where there are any."""
+    if all(item.member is None for item in items):
+        return None
+    from detkit.infer.archive_reader import ArchiveReader
+
+    return ArchiveReader()
+
+
+def _canvas_hw(card: ModelCard, size_px: int) -> tuple[int, int]:
+    """The canvas for a size asked for; the box heads work at any, the landmark heads at their own."""
+    if card.task != "yolo":
+        raise UsageError(f"a model for {card.task} looks at its own size only", expected=f"{card.input_hw[0]} px")
+    if size_px < _SIZE_STEP_PX or size_px % _SIZE_STEP_PX:
+        near = max(_SIZE_STEP_PX, round(size_px / _SIZE_STEP_PX) * _SIZE_STEP_PX)
+        raise UsageError("size", found=size_px, expected=f"a multiple of {_SIZE_STEP_PX}, such as {near}")
+    return size_px, size_px
