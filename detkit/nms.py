@@ -1,7 +1,8 @@
-"""Non-maximum suppression in NumPy: of overlapping boxes of one class, keep the best; and one box from many windows.
+"""Non-maximum suppression without PyTorch: of overlapping boxes of one class, keep the best; one box of many windows.
 
 `nms` keeps exactly the boxes that `torchvision.ops.batched_nms` keeps on a CPU, in the same order, ties included.
-Rounding decides near the threshold, so it works on float32 with torchvision's operations in torchvision's order.
+Rounding decides near the threshold, so it works on float32 with torchvision's operations in torchvision's order:
+NumPy moves and sorts the boxes, and an operator of onnxruntime compares them, since NumPy's calls alone take longer.
 Two differences are on purpose: boxes of two classes never suppress each other, even at negative coordinates, and
 equal scores come out by ascending index, where torchvision leaves their order open above a thousand boxes.
 """
@@ -21,8 +22,8 @@ Indices = NDArray[np.intp]
 Float32 = NDArray[np.float32]
 
 _OFFSET_LIMIT = 1000  # up to here torchvision moves each class away by an offset, which rounds the coordinates
-_FURTHEST = 1 << 21  # pixels up to which that rounds by an eighth of a pixel at most
-_ONE_CALL = 128  # classes that have no more boxes than this together are compared in one call
+_ONE_CALL = 1 << 15  # up to so many boxes times classes all are compared in one call, with no sorting by class
+_CALL_BOXES, _CALL_ROWS = 512, 64  # else classes that have no more boxes together, and are no more, share a call
 _COVERED = 0.5  # a cut box is part of a box that holds this share of it
 _AS_HIGH = 0.7  # what two parts of one object share across the cut, of what they span
 _PAIRS = 1 << 20  # pairs of boxes compared at once
@@ -37,7 +38,7 @@ def nms(
         boxes_xyxy: [N, 4] pixels, compared as float32.
         scores: [N]; among equal scores the earlier box counts as the better.
         labels: [N] non-negative ints, or None to let every box suppress every other.
-        iou_threshold: a box is dropped when its IoU is greater than this.
+        iou_threshold: a box is dropped when its IoU is greater than this; 0 or more.
     Returns:
         int64 indices of the kept boxes, by descending score.
     """
@@ -48,23 +49,15 @@ def nms(
         return np.zeros(0, np.int64)
     threshold = _float32_floor(min(iou_threshold, 1.0))  # no IoU is above 1, so that a higher one changes nothing
     by_score = np.argsort(-score_column, kind="stable")
-    xyxy, rows = corners.take(by_score, axis=0), 1
+    xyxy = corners.take(by_score, axis=0)
     ranked_labels = None if label_column is None else label_column.take(by_score)
-    with np.errstate(all="ignore"):  # of infinite coordinates
-        if ranked_labels is not None and len(xyxy) <= _OFFSET_LIMIT:
-            lowest, span = xyxy.min(), xyxy.max() + np.float32(1)
-            rows = _rows_needed(ranked_labels, lowest, span)
-            xyxy += (ranked_labels.astype(np.float32) * span)[:, None]
-        elif ranked_labels is not None:
-            rows = 0
+    if ranked_labels is not None and len(xyxy) <= _OFFSET_LIMIT:
+        with np.errstate(all="ignore"):  # of infinite coordinates
+            xyxy += (ranked_labels.astype(np.float32) * (xyxy.max() + np.float32(1)))[:, None]
     for low, high in ((0, 2), (1, 3)):  # a box that ends before it begins has no area and suppresses nothing
         np.maximum(xyxy[:, low], xyxy[:, high], out=xyxy[:, high])
-    if ranked_labels is None or rows == 1:
+    if ranked_labels is None:
         kept = kept_ranks(xyxy, _ranks(len(xyxy)), threshold)
-    elif rows == 2:
-        kept = np.sort(
-            kept_ranks(xyxy, np.where((ranked_labels & 1) == [[0], [1]], _ranks(len(xyxy)), np.float32(0)), threshold)
-        )
     else:
         kept = _class_by_class(xyxy, ranked_labels, threshold)
     return by_score.take(kept).astype(np.int64, copy=False)
@@ -224,37 +217,35 @@ def _float32_floor(threshold: float) -> np.float32:
     return rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf))
 
 
-def _rows_needed(labels: NDArray[np.int64], lowest: np.float32, span: np.float32) -> int:
-    """How many rows keep classes apart that were moved by `span` each; 0 where no two rows can be sure to.
-
-    A class lies in a square of its own, from label * span up. Below zero it reaches into the square before it, so that
-    even and odd labels need a row each.
-    """
-    highest_label = int(labels.view(np.uint64).max())  # a negative label is a huge one here
-    if not (highest_label + 1) * float(span) <= _FURTHEST or not lowest > -span:
-        return 0
-    return 1 if lowest >= 0 else 2
-
-
 def _class_by_class(xyxy: Float32, labels: NDArray[np.int64], threshold: np.float32) -> Indices:
-    """The kept boxes of all classes, ascending; boxes come by descending score. Small classes share a call."""
-    if 0 <= labels.min() and labels.max() < 65536:
-        labels = labels.astype(np.uint16)  # NumPy sorts 16-bit integers by radix
-    order = np.argsort(labels, kind="stable")
-    xyxy, labels = xyxy.take(order, axis=0), labels.take(order)
-    ends = [*(np.flatnonzero(labels[1:] != labels[:-1]) + 1).tolist(), len(labels)]
-    alive = np.zeros(len(order), np.bool_)
-    start = first = 0
+    """Which boxes stay, ascending, each class for itself; they come by descending score."""
+    if labels.view(np.uint64).max() < 1 << 16:  # which no negative label is
+        classes = np.bincount(labels).nonzero()[0]
+        if len(classes) * len(labels) <= _ONE_CALL:
+            return np.sort(kept_ranks(xyxy, (labels == classes[:, None]) * _ranks(len(labels)), threshold))
+    order, ends = _grouped(labels)
+    xyxy, alive = xyxy.take(order, axis=0), np.zeros(len(order), np.bool_)
+    start = first = 0  # box and class
     while start < len(order):
-        last = max(bisect_right(ends, start + _ONE_CALL), first + 1)
-        ranks = _ranks(ends[last - 1] - start)
+        last = max(min(bisect_right(ends, start + _CALL_BOXES), first + _CALL_ROWS), first + 1)
+        stop = ends[last - 1]
+        ranks = _ranks(stop - start)
         if last - first > 1:
             row_of = np.repeat(np.arange(last - first), np.diff(ends[first:last], prepend=start))
-            ranks = np.where(row_of == np.arange(last - first)[:, None], ranks, np.float32(0))
-        stop = ends[last - 1]
+            ranks = (row_of == np.arange(last - first)[:, None]) * ranks
         alive[order[start:stop][kept_ranks(xyxy[start:stop], ranks, threshold)]] = True
         start, first = stop, last
     return np.flatnonzero(alive)
+
+
+def _grouped(labels: NDArray[np.int64]) -> tuple[Indices, list[int]]:
+    """The order that puts equal labels side by side, each as they come, and where each label ends in it."""
+    keys: NDArray[Any] = labels
+    if 0 <= labels.min() and labels.max() < 1 << 16:
+        keys = labels.astype(np.uint16)  # NumPy sorts 16-bit integers by radix
+    order = np.argsort(keys, kind="stable")
+    keys = keys.take(order)
+    return order, [*(np.flatnonzero(keys[1:] != keys[:-1]) + 1).tolist(), len(keys)]
 
 
 def _ranks(count: int) -> Float32:

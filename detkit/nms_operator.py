@@ -1,4 +1,8 @@
-"""onnxruntime's NonMaxSuppression operator as a function: a model of this one node, written here byte by byte."""
+"""onnxruntime's NonMaxSuppression operator as a function: a model of this one node, written here byte by byte.
+
+The operator computes an IoU with the float32 operations of torchvision's CPU kernel. It leaves the order of equal
+scores open, so it is given ranks, and it swaps corners that are the wrong way round, so its caller sees to those.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_BOXES = 1 << 24  # float32 tells this many ranks apart
-
+_MOST_BOXES = 1 << 24  # float32 tells so many ranks apart
 _FATAL_ONLY = 4  # onnxruntime also raises what it would log
 _FLOAT, _INT64 = 1, 7  # ONNX's numbers of the types
-_OPSET, _IR_VERSION = 11, 6  # the operator is as it was in opset 11; later versions of onnxruntime read these all
+_OPSET, _IR_VERSION = 11, 6  # those in which the operator last changed; later onnxruntimes read them
 
 
 def kept_ranks(boxes_xyxy: NDArray[np.float32], ranks: NDArray[np.float32], threshold: np.float32) -> NDArray[np.int64]:
     """Greedy suppression of boxes within rows: a box goes when one kept before it has an IoU above the threshold.
 
     Args:
-        boxes_xyxy: [N, 4], x1 <= x2 and y1 <= y2, or NaN; C order.
+        boxes_xyxy: [N, 4], N >= 1, with x1 <= x2 and y1 <= y2; one with a NaN meets no other.
         ranks: [R, N], whole numbers: the highest in a row comes first; 0 and less is no part of the row.
         threshold: 0 to 1.
     Returns:
@@ -54,7 +57,7 @@ def model_bytes() -> bytes:
     graph = _message(
         (1, _message(*node)),
         (2, "nms"),
-        (5, _message((2, _INT64), (8, "limit"), (9, struct.pack("<q", MOST_BOXES)))),
+        (5, _message((2, _INT64), (8, "limit"), (9, struct.pack("<q", _MOST_BOXES)))),
         (5, _message((2, _FLOAT), (8, "least"), (9, struct.pack("<f", 0)))),
         (11, _port("boxes", _FLOAT, 3)),
         (11, _port("ranks", _FLOAT, 3)),

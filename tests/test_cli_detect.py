@@ -142,7 +142,7 @@ def test_thresholds_reach_the_predictor() -> None:
         (["missing.png"], 3, "missing.png: no such file or folder"),
         (["empty"], 3, "empty: no photos or videos in this folder"),
         (["photos", "nowhere"], 3, "nowhere: no such file or folder"),
-        (["film.mp4"], 3, "film.mp4: cannot be read as a video"),
+        (["film.mp4", "--no-pictures"], 3, "film.mp4: cannot be read as a video"),
         (["photos", "--weights", "missing.onnx"], 4, "no such file; did you mean m.onnx"),
         (["photos", "--weights", "torch.pt"], 4, "is a pickle, which can run code"),
         (["photos", "--weights", "zipped.onnx"], 4, "is a pickle, which can run code"),

@@ -75,9 +75,9 @@ def test_tables(shell: Any, tmp_path: Path, colour_model: Path) -> None:
     assert lines[1][:2] == ["AP", "1.000"]
     assert lines[4][:2] == ["APs", "-"]
     assert lines[-3:] == [
-        ["red", "1.000", "1.000", "1", "2"],
-        ["green", "-", "-", "0", "1"],
-        ["blue", "-", "-", "0", "1"],
+        ["red", "1.000", "1.000", "1.000", "1", "2"],  # one photo: no interval
+        ["green", "-", "-", "-", "0", "1"],
+        ["blue", "-", "-", "-", "0", "1"],
     ]
 
 

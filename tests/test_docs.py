@@ -1,9 +1,12 @@
-"""The pages tell the truth: every command line on them names commands, options and settings that exist."""
+"""The pages tell the truth: their command lines can be typed, their examples run, their links and tables are right."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,54 @@ def test_every_setting_on_the_pages_exists_with_the_default_given() -> None:
                 assert own == value, key
     assert len(named) > 30
     assert named <= set(settings), named - set(settings)
+
+
+EXAMPLES = [
+    (page.name, example)
+    for page in PAGES[1:]  # that of the README is run by test_readme.py
+    for example in re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+]
+
+
+@pytest.mark.parametrize(("page", "example"), EXAMPLES, ids=[page for page, _ in EXAMPLES])
+def test_python_examples_run(page: str, example: str) -> None:
+    done = subprocess.run([sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "chelsea.jpg" in done.stdout
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))
+        lost = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+        assert not lost, f"{page.name}: {lost[0]}"
+
+
+def test_records_on_the_page_are_records() -> None:
+    """Every line of JSON validates; every kind of record has an example."""
+    from jsonschema import Draft202012Validator
+
+    from detkit.infer.records import SCHEMA_FILE
+
+    schema = json.loads(SCHEMA_FILE.read_text("utf-8"))
+    text = (ROOT / "docs" / "detect.md").read_text("utf-8")
+    blocks = re.findall(r"^```json\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    records = [json.loads(line) for block in blocks for line in block.splitlines()]
+    for record in records:
+        Draft202012Validator(schema).validate(record)
+    assert sorted(record["kind"] for record in records) == sorted(schema["properties"]["kind"]["enum"])
+
+
+def test_outputs_and_exit_codes_on_the_page_are_all_there_are() -> None:
+    from detkit.errors import ExitCode
+    from detkit.infer.sinks.opening import KINDS
+
+    text = (ROOT / "docs" / "detect.md").read_text("utf-8")
+    assert re.findall(r"^\| `(\w+)` \| `[^|]+", text.partition("| `--to` |")[2].partition("\n\n")[0], re.MULTILINE) == [
+        *KINDS
+    ]
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    assert codes == {int(code) for code in ExitCode} - {ExitCode.BUG, ExitCode.GATE, ExitCode.INCONCLUSIVE}
 
 
 def test_the_checks_themselves() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from detkit import boxes
 from detkit.nms import nms, soft_nms
+from detkit.nms_operator import model_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +100,40 @@ def test_boxes_without_area_neither_warn_nor_suppress():
     assert nms([[0, 0, 3e38, 3e38], [0, 0, 1, 1]], [0.9, 0.8], [0, 1]).tolist() == [0, 1]
 
 
+def test_a_box_that_ends_before_it_begins_suppresses_nothing():
+    square, swapped = [0, 0, 10, 10], ([10, 0, 0, 10], [0, 10, 10, 0], [10, 10, 0, 0])
+    for other in swapped:
+        for both in ([square, other], [other, square], [other, other]):
+            assert nms(both, [0.9, 0.8], None, 0.0).tolist() == [0, 1]
+            assert nms(both, [0.9, 0.8], [2, 2], 0.0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("column", range(4))
+def test_a_number_beyond_all_bounds_stays_alone(odd, column):
+    boxes_xyxy = np.array([[0, 0, 10, 10]] * 3, np.float32)
+    boxes_xyxy[1, column] = odd
+    assert 1 in nms(boxes_xyxy, [0.7, 0.8, 0.9], None, 0.5)
+    assert nms(boxes_xyxy, [0.7, 0.8, 0.9], None, 0.5)[0] == 2
+    assert 0 not in nms(boxes_xyxy, [0.7, 0.8, 0.9], None, 0.5)
+
+
+def test_thresholds_at_and_beyond_the_ends():
+    twice = [[0, 0, 10, 10], [0, 0, 10, 10], [9, 9, 19, 19], [10, 10, 20, 20]]
+    for threshold, kept in ((0.0, [0, 3]), (1.0, [0, 1, 2, 3]), (1.5, [0, 1, 2, 3]), (np.inf, [0, 1, 2, 3])):
+        assert nms(twice, [0.9, 0.8, 0.6, 0.7], None, threshold).tolist() == sorted(kept, key=[0, 1, 3, 2].index)
+    for wrong in (-0.1, np.nan):
+        with pytest.raises(ValueError, match="iou_threshold"):
+            nms(twice, [0.9] * 4, None, wrong)
+
+
+def test_equal_scores_come_by_ascending_index():
+    apart = np.arange(1500, dtype=np.float32)[:, None] * 20 + np.array([0, 0, 10, 10], np.float32)
+    for count in (600, 1500):
+        for labels in (None, np.zeros(count, int), np.arange(count) % 90):
+            assert nms(apart[:count], np.full(count, 0.5), labels).tolist() == list(range(count))
+
+
 def test_two_classes_never_meet_even_below_zero():
     # moving classes apart by the largest coordinate, as torchvision does, would lay the second box on the first
     assert nms([[0, 0, 10, 10], [-11, -11, -1, -1]], [0.9, 0.8], [0, 1], 0.5).tolist() == [0, 1]
@@ -126,6 +162,19 @@ def test_the_plain_loop_agrees(count):
         assert nms(boxes_xyxy, scores, None, threshold).tolist() == oracle(boxes_xyxy, scores, alone, threshold)
 
 
+@pytest.mark.parametrize(("count", "classes"), [(90, 85), (700, 300), (1100, 5), (1100, 1000)])
+def test_the_plain_loop_agrees_on_many_classes(count, classes):
+    rng = np.random.default_rng(count + classes)
+    boxes_xyxy, scores, _ = random_case(rng, count, 1, 3)
+    boxes_xyxy, labels = np.round(boxes_xyxy), rng.integers(0, classes, count)
+    labels[: count // 2] = labels[0]  # one large class among small ones
+    expected = oracle(boxes_xyxy, scores, labels, 0.3)
+    assert nms(boxes_xyxy, scores, labels, 0.3).tolist() == expected
+    if count > 1000:  # below that the label moves the boxes, which would round them
+        for renamed in (labels - 700, labels + (1 << 40), labels // 2 - labels % 2 * (1 << 16)):
+            assert nms(boxes_xyxy, scores, renamed, 0.3).tolist() == expected
+
+
 @pytest.mark.parametrize("style", range(4))
 def test_torchvision_keeps_the_same(style):
     torch = pytest.importorskip("torch")
@@ -144,6 +193,32 @@ def test_torchvision_keeps_the_same(style):
             np.testing.assert_array_equal(
                 nms(boxes_xyxy, scores, None, threshold), ops.nms(*tensors, threshold).numpy()
             )
+
+
+def test_torchvision_keeps_the_same_of_odd_boxes():
+    torch = pytest.importorskip("torch")
+    ops = pytest.importorskip("torchvision.ops")
+    rng = np.random.default_rng(8)
+    for case in range(60):
+        boxes_xyxy, scores, _ = random_case(rng, 400, 5, case % 4)
+        boxes_xyxy = boxes_xyxy[:, rng.permutation(4)] - 200  # some end before they begin, some lie below zero
+        boxes_xyxy[rng.integers(0, 400, 20), rng.integers(0, 4, 20)] = np.inf if case % 3 else np.nan
+        expected = ops.nms(torch.from_numpy(boxes_xyxy), torch.from_numpy(scores), 0.4).numpy()
+        np.testing.assert_array_equal(nms(boxes_xyxy, scores, None, 0.4), expected)
+
+
+def test_the_operator_is_a_valid_model():
+    onnx = pytest.importorskip("onnx")
+    onnx.checker.check_model(model_bytes(), full_check=True)
+    (node,) = onnx.load_from_string(model_bytes()).graph.node
+    assert node.op_type == "NonMaxSuppression"
+
+
+def test_threads_share_the_operator():
+    cases = [random_case(np.random.default_rng(seed), 300, 5, 0) for seed in range(40)]
+    alone = [nms(*case).tolist() for case in cases]
+    with ThreadPoolExecutor(4) as pool:
+        assert [kept.tolist() for kept in pool.map(lambda case: nms(*case), cases)] == alone
 
 
 def test_arguments_are_not_changed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,14 @@ Conf = Annotated[
     ),
 ]
 Photos = Annotated[int, typer.Option("--photos", min=0, help="List so many photos that B does worse on, and better.")]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write an HTML report with both models side by side: one file with its pictures, to read or to send on.",
+    ),
+]
 
 
 def compare_(
@@ -30,6 +39,7 @@ def compare_(
     format_: options.SourceFormat = None,
     conf: Conf = None,
     photos: Photos = 5,
+    report: Report = None,
     draws: contenders.Draws = contenders.DEFAULT_DRAWS,
     seed: contenders.Seed = 0,
     level: contenders.Level = contenders.DEFAULT_LEVEL,
@@ -49,10 +59,18 @@ def compare_(
 
     Example:  detkit compare runs/street runs/street-2 --data street
     """
+    if report is not None:
+        from detkit.evaluate.report import check_jinja2, write_comparison
+
+        check_jinja2()
+        contenders.check_target("--report", report, (a, b, data))
     pair = contenders.meet((a, b), data, split, format_, backend)
     predictions = pair.detect(backend, batch)
     result = compare(pair.dataset, *predictions, conf=conf, draws=draws, seed=seed, level=level)
     sentence = verdict(result.AP, result.images, level, a=pair.names[0], b=pair.names[1])
+    if report is not None:
+        write_comparison(report, pair.dataset, *predictions, comparison=result, names=pair.names)
+        terminal.say(f"wrote {report}")
     if as_json:
         terminal.print_json(pair.to_dict() | result.to_dict() | {"verdict": sentence})
         return

@@ -184,7 +184,8 @@ def _dataset(
         format_ = format_ or side.format
         if not data.exists():
             raise DataError(f"the data set of run {side.letter} is not there; name it with --data", file=data)
-    dataset = read_split(data, split, format_)
+    stored = all(side.card is None for side in sides)  # stored boxes need no photos on disk
+    dataset = read_split(data, split, format_, need_photos=not stored)
     terminal.say(f"{data}: {formats.recognise(data, format_).reason}")
     terminal.say(terminal.describe_dataset(dataset))
     return dataset

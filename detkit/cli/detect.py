@@ -71,9 +71,12 @@ Tile = Annotated[
     ),
 ]
 Overlap = Annotated[
-    float,
+    float | None,
     typer.Option(
-        "--overlap", metavar="SHARE", help="What neighbouring tiles share of their side.", rich_help_panel=_BOXES
+        "--overlap",
+        metavar="SHARE",
+        help="What neighbouring tiles share of their side (default: 0.2).",
+        rich_help_panel=_BOXES,
     ),
 ]
 Every = Annotated[int, typer.Option("--every", min=1, help="Look at each how many-th frame.", rich_help_panel=_VIDEO)]
@@ -164,8 +167,14 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         metavar="ADDRESS",
-        help="Run on a Ray cluster (local: on this machine) and write parts into --out.",
+        help="Run on a Ray cluster (local: one on this machine; auto, HOST:PORT) and write records into --out.",
         rich_help_panel=_RUNS,
+    ),
+]
+RayFormat = Annotated[
+    Literal["jsonl", "parquet"] | None,
+    typer.Option(
+        "--ray-format", help="What --ray writes: one file of records, or a folder of Parquet.", rich_help_panel=_RUNS
     ),
 ]
 
@@ -185,7 +194,7 @@ class Request:
     size: int | None
     batch: int
     tile: int | None
-    overlap: float
+    overlap: float | None
     landmarks: str | None
     backend: options.BackendName
     every: int
@@ -219,7 +228,7 @@ def detect(
     max_det: MaxDet = None,
     nms: Nms = "class",
     tile: Tile = None,
-    overlap: Overlap = 0.2,
+    overlap: Overlap = None,
     every: Every = 1,
     start: Start = None,
     end: End = None,
@@ -237,6 +246,7 @@ def detect(
     resume: Resume = False,
     shard: Shard = None,
     ray: Ray = None,
+    ray_format: RayFormat = None,
 ) -> None:
     """Find objects in photos and videos.
 
@@ -250,6 +260,8 @@ def detect(
         raise UsageError("--no-pictures and --out or --to contradict each other")
     if json and jsonl == "-":
         raise UsageError("--json and --jsonl - both write to standard output")
+    if ray_format is not None and ray is None:
+        raise UsageError("--ray-format says what --ray writes, which is not given")
     quiet = json or jsonl is not None or show or no_pictures
     request = Request(
         sources=sources,
@@ -272,7 +284,7 @@ def detect(
         track=track or bool(count),
         lines=tuple(count or ()),
         folder=None if quiet and out is None and to is None and ray is None else out or DEFAULT_OUT,
-        to=_kinds(to),
+        to=() if ray is not None and to is None else _kinds(to),
         crop_margin=crop_margin,
         yolo_scores=yolo_scores,
         jsonl=jsonl,
@@ -287,7 +299,7 @@ def detect(
     if ray is not None:
         from detkit.cli.detect_ray import detect_on_ray
 
-        detect_on_ray(request, ray)
+        detect_on_ray(request, ray, ray_format or "jsonl")
         return
     from detkit.cli.detect_run import run_request
 

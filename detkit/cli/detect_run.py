@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkit.cli import terminal
 from detkit.cli.detect import Request
-from detkit.cli.detect_tables import Tables
+from detkit.cli.detect_results import Results
 from detkit.engines import MANY_PHOTOS
 from detkit.errors import DataError, UsageError
 from detkit.infer.frames import Item
 from detkit.infer.job import Job, header_of
-from detkit.infer.journal import read_journal, remove_partial_files
+from detkit.infer.journal import Journal, read_journal, remove_partial_files
 from detkit.infer.predictor import Predictor
 from detkit.infer.reading import Reading
-from detkit.infer.records import RECORDS_VERSION, Record
-from detkit.infer.sinks import Sinks
+from detkit.infer.records import Record
 from detkit.infer.sinks.opening import JOURNAL_NAME, Outputs, open_sinks
 from detkit.infer.sources import find_items
 
@@ -35,6 +33,7 @@ def run_request(request: Request) -> None:
     Raises:
         DataError: at the end, when something could not be read.
     """
+    _check_options(request)
     items = find_items(request.sources, leave_out=request.folder)
     _check_kinds(request, items)
     reading = reading_of(request)
@@ -43,17 +42,14 @@ def run_request(request: Request) -> None:
         tracking = _tracking(request, predictor)
     header = header_of(predictor, reading, settings_of(request))
     outputs = outputs_of(request)
-    journal = read_journal(outputs.journal) if request.resume and outputs.journal is not None else None
-    if journal is not None:
-        journal.check_same_run(header)
+    journal = _earlier_run(request, outputs, header)
     done = frozenset() if journal is None else journal.done
     number, count = request.shard
     mine = [(index, item) for index, item in enumerate(items) if index % count == number - 1]
     todo = [(index, item) for index, item in mine if item.name not in done]
     if journal is not None:
-        terminal.say(f"{journal.file}: {len(mine) - len(todo)} of {len(mine)} are done; going on with the rest")
-        if outputs.folder is not None and request.shard[1] == 1:
-            remove_partial_files(outputs.folder)
+        rest = "going on with the rest" if todo else "nothing is left to do"
+        terminal.say(f"{journal.file}: {len(mine) - len(todo)} of {len(mine)} are done; {rest}")
     job = Job(predictor, tracking, show=_window() if request.show else None, strict=request.strict)
     sinks = open_sinks(
         outputs,
@@ -62,24 +58,50 @@ def run_request(request: Request) -> None:
         resumed=journal,
         stdout=sys.stdout.buffer if request.jsonl == "-" else None,
         painter=job.paint,
+        point_edges=predictor.points_card.point_edges,
     )
-    start_s = time.perf_counter()
-    records, tables = _run(job, todo, reading, sinks, request)
-    took_s = time.perf_counter() - start_s
-    if request.json:
-        terminal.print_json(_document(predictor, records))
-    errors = tables.errors + (0 if journal is None else journal.errors)
-    if tables.errors and len(items) == 1:
-        raise DataError(next(one["error"] for one in records if one["kind"] == "error"))
-    if not request.json and request.jsonl != "-":
-        tables.print(job.counts_of_photos())
-    model = "model" if predictor.path is None else predictor.path.name
-    terminal.say(f"{tables.summary(took_s)}, by {model} on {predictor.engine.name}")
-    if request.folder is not None:
-        terminal.say(f"{' and '.join(request.to)}: {request.folder}")
-    if errors:
+    results = Results(len(items), keep_records=request.json)
+    if journal is not None:
+        results.take_earlier(journal)
+    results.run(job, todo, reading, sinks)
+    results.print(request, predictor, job.counts_of_photos())
+    if results.was_left:
+        raise KeyboardInterrupt
+    if results.errors:
+        if len(items) == 1:
+            raise DataError(results.errors[0])
         kinds = "photos" if all(item.kind == "photo" for item in items) else "items"
-        raise DataError(f"{errors} of {len(mine)} {kinds} could not be read")
+        raise DataError(f"{len(results.errors)} of {len(mine)} {kinds} could not be read")
+
+
+def _earlier_run(request: Request, outputs: Outputs, header: Record) -> Journal | None:
+    """What --resume goes on with, and a tidy folder to do it in; None where there is nothing."""
+    if not request.resume or outputs.journal is None:
+        return None
+    journal = read_journal(outputs.journal)
+    if journal is None:
+        terminal.say(f"{outputs.journal}: no earlier run to go on with; starting from the beginning")
+        return None
+    journal.check_same_run(header)
+    if outputs.folder is not None and request.shard[1] == 1:
+        remove_partial_files(outputs.folder)
+    return journal
+
+
+def _check_options(request: Request) -> None:
+    """Refuse an option that would do nothing."""
+    if request.overlap is not None and request.tile is None:
+        raise UsageError("--overlap is for tiles; give --tile too")
+    if request.conf is not None and request.thresholds is not None:
+        raise UsageError("--conf and --thresholds contradict each other")
+    for option, is_given, kind in (
+        ("--crop-margin", request.crop_margin > 0, "crops"),
+        ("--yolo-scores", request.yolo_scores, "yolo"),
+    ):
+        if is_given and (request.folder is None or kind not in request.to):
+            raise UsageError(f"{option} is for {kind}; give --to {kind} too")
+    if request.jsonl == "":
+        raise UsageError("--jsonl", found="an empty name", expected="a file, or - for standard output")
 
 
 def _check_kinds(request: Request, items: Sequence[Item]) -> None:
@@ -109,8 +131,6 @@ def open_predictor(request: Request, items: Sequence[Item]) -> Predictor:
 
 def predictor_settings(request: Request) -> dict[str, Any]:
     """The keyword arguments of `Predictor` but for the number of photos."""
-    from detkit.infer.tiles import Tiling
-
     return {
         "conf": request.conf,
         "iou": request.iou,
@@ -119,10 +139,16 @@ def predictor_settings(request: Request) -> dict[str, Any]:
         "classes": None if request.classes is None else [request.classes],
         "thresholds": request.thresholds,
         "size_px": request.size,
-        "tiling": None if request.tile is None else Tiling(request.tile, request.overlap),
+        "tiling": None if request.tile is None else _tiling(request.tile, request.overlap),
         "engine": request.backend,
         "landmarks": request.landmarks,
     }
+
+
+def _tiling(side_px: int, overlap: float | None) -> Any:
+    from detkit.infer.tiles import Tiling
+
+    return Tiling(side_px) if overlap is None else Tiling(side_px, overlap)
 
 
 def settings_of(request: Request) -> dict[str, Any]:
@@ -158,36 +184,3 @@ def _window() -> Callable[[Image], bool]:
     from detkit.infer.window import PictureWindow
 
     return PictureWindow().show
-
-
-def _run(
-    job: Job, todo: Sequence[tuple[int, Item]], reading: Reading, sinks: Sinks, request: Request
-) -> tuple[list[Record], Tables]:
-    """The records that are needed at the end (all for --json, else errors), and the tables."""
-    tables, kept = Tables(), []
-    films = any(item.kind != "photo" for _, item in todo)
-    total = None if films else len(todo)
-    for record in terminal.progress(job.run(todo, reading, sinks), total=total, title="detecting"):
-        tables.add(record)
-        if record["kind"] == "error" and len(todo) > 1:
-            terminal.warn(record["error"])
-        elif record["kind"] == "video" and record["warning"]:
-            terminal.warn(f"{record['name']}: {record['warning']}")
-        if request.json or record["kind"] == "error":
-            kept.append(record)
-    return kept, tables
-
-
-def _document(predictor: Predictor, records: list[Record]) -> dict[str, Any]:
-    used = predictor.selection
-    model = {
-        "file": None if predictor.path is None else predictor.path.name,
-        "engine": predictor.engine.name,
-        "class_names": list(predictor.class_names),
-        "conf": used.conf,
-        "iou": used.iou,
-        "max_det": used.max_det,
-    }
-    if predictor.landmarks is not None and predictor.landmarks.path is not None:
-        model["landmarks"] = predictor.landmarks.path.name
-    return {"version": RECORDS_VERSION, "model": model, "images": records}

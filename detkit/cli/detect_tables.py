@@ -28,7 +28,8 @@ class Tables:
     """Takes the records of a run one by one and prints them at its end."""
 
     def __init__(self) -> None:
-        self.pictures = self.objects = self.errors = 0
+        self.pictures = self.objects = 0
+        self._earlier = 0
         self._rows: list[list[str]] = []
         self._left_out = 0
         self._films: dict[str, _Film] = {}
@@ -41,7 +42,6 @@ class Tables:
             self.pictures += 1
             self.objects += len(found)
         if record["kind"] == "error":
-            self.errors += 1
             self._add_row([record["name"], "(unreadable)", *[""] * 5])
         elif record["kind"] == "video":
             self._ends.append(record)
@@ -49,6 +49,10 @@ class Tables:
             self._add_frame(record)
         else:
             self._add_photo(record)
+
+    def begin(self) -> None:
+        """What was taken by now is of an earlier run: it does not count for the pace."""
+        self._earlier = self.pictures
 
     def print(self, counts_of_photos: Mapping[str, Any]) -> None:
         """Print the tables there is something for, and what crossed lines in photos."""
@@ -58,7 +62,8 @@ class Tables:
             terminal.say(f"... and {terminal.count(self._left_out, 'more row')}; --jsonl FILE has them all")
         if self._films:
             rows = [row for name, film in self._films.items() for row in _film_rows(name, film)]
-            terminal.print_table(_VIDEO_HEADERS, rows, right=_VIDEO_HEADERS[2:])
+            headers = _VIDEO_HEADERS if any(film.tracks for film in self._films.values()) else _VIDEO_HEADERS[:-1]
+            terminal.print_table(headers, [row[: len(headers)] for row in rows], right=headers[2:])
         for end in self._ends:
             _say_counts(f"{end['name']}: ", end.get("counts", {}))
             if end.get("dropped"):
@@ -70,7 +75,9 @@ class Tables:
         frames = sum(film.frames for film in self._films.values())
         photos = self.pictures - frames
         seen = [terminal.count(number, name) for number, name in ((photos, "photo"), (frames, "frame")) if number]
-        pace = f", {1000 * took_s / self.pictures:.0f} ms a {'photo' if photos else 'frame'}" if self.pictures else ""
+        new = self.pictures - self._earlier
+        each = "each" if photos and frames else "a photo" if photos else "a frame"
+        pace = f", {1000 * took_s / new:.0f} ms {each}" if new else ""
         return f"{terminal.count(self.objects, 'object')} in {' and '.join(seen) or '0 photos'}{pace}"
 
     def _add_row(self, row: list[str]) -> None:

@@ -71,8 +71,8 @@ def match(dataset: Dataset, predictions: Sequence[Detections], max_det: int = MA
     """
     check_predictions(dataset, predictions)
     order, truths = image_order(dataset), truth_columns(dataset)
-    found = _best(found_columns(dataset, predictions), max_det)
-    off_limits = truths.crowd | _outsized(truths.areas_px)
+    found = best_per_image(found_columns(dataset, predictions), max_det)
+    off_limits = truths.crowd | outsized(truths.areas_px)
     owner = _owners(found, truths, off_limits)  # [T, N]
     on_ignored = (owner >= 0) & np.append(off_limits, False)[owner]
     classes = np.arange(1, len(dataset.class_names) + 2)
@@ -83,7 +83,7 @@ def match(dataset: Dataset, predictions: Sequence[Detections], max_det: int = MA
         starts=np.searchsorted(found.categories, classes),
         images=order[found.images - 1],
         hit=(owner >= 0) & ~on_ignored,
-        ignored=on_ignored | ((owner < 0) & _outsized(found.areas_px)),
+        ignored=on_ignored | ((owner < 0) & outsized(found.areas_px)),
         truth_starts=np.searchsorted(truths.categories[counted], classes),
         truth_images=order[truths.images[counted] - 1],
     )
@@ -146,11 +146,11 @@ def _recall_points(truths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArra
     return starts, np.searchsorted(RECALL_POINTS, recall, side="right").astype(np.uint8)
 
 
-def _outsized(areas_px: NDArray[np.float64]) -> NDArray[np.bool_]:
+def outsized(areas_px: NDArray[np.float64]) -> NDArray[np.bool_]:
     return (areas_px < 0) | (areas_px > _LARGEST_AREA_PX)
 
 
-def _best(found: Columns, max_det: int) -> Columns:
+def best_per_image(found: Columns, max_det: int) -> Columns:
     """At most `max_det` detections per image and class, in the order of COCO's curves: class, score, image."""
     order = np.lexsort((-found.scores, found.images, found.categories))
     group = np.stack([found.images, found.categories])[:, order]

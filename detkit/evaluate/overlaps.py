@@ -14,8 +14,7 @@ from detkit.detections import Detections
 from detkit.errors import UsageError
 from detkit.evaluate.coco import MAX_DET
 from detkit.evaluate.columns import Columns, check_predictions, found_columns, image_order, truth_columns
-from detkit.evaluate.matching import _best as best_of_each
-from detkit.evaluate.matching import _outsized as outsized
+from detkit.evaluate.matching import best_per_image, outsized
 
 LOWEST_IOU = 0.05  # pairs that overlap less are not kept
 
@@ -94,7 +93,7 @@ def find_overlaps(dataset: Dataset, predictions: Sequence[Detections], max_det: 
     """
     check_predictions(dataset, predictions)
     truths = truth_columns(dataset)
-    found = best_of_each(found_columns(dataset, predictions), max_det)
+    found = best_per_image(found_columns(dataset, predictions), max_det)
     counts = ~(truths.crowd | outsized(truths.areas_px))
     detection, truth, overlap = pairs(found, truths)
     rank = np.empty(len(found.scores), np.int64)

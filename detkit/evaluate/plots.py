@@ -64,11 +64,10 @@ def write_plots(folder: Path, analysis: Analysis) -> tuple[Path, ...]:
         "reliability": ((6.2, 6.2), 1, _draw_reliability),
         "recall_by_size": ((14, 4.8), 2, _draw_recall),
     }
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtraError('plots need matplotlib: pip install "detkit-cv[report]"') from error
+    check_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     paths = []
     for name, (inches, panels, fill) in plots.items():
         figure = Figure(figsize=inches, dpi=_DPI, layout="constrained", facecolor="white")
@@ -78,6 +77,18 @@ def write_plots(folder: Path, analysis: Analysis) -> tuple[Path, ...]:
             figure.savefig(partial, format="png")
         paths.append(folder / f"{name}.png")
     return tuple(paths)
+
+
+def check_matplotlib() -> None:
+    """Say in one line that an extra is missing, before any long work.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError('plots need matplotlib: pip install "detkit-cv[report]"') from error
 
 
 def _in(folder: Path, name: str) -> Path:

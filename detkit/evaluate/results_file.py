@@ -19,6 +19,7 @@ from detkit.data.dataset import Dataset
 from detkit.data.label_files import read_bytes, short
 from detkit.errors import DataError
 from detkit.evaluate.columns import Results
+from detkit.evaluate.detect_coco import by_name
 from detkit.evaluate.detect_records import read_records
 from detkit.evaluate.result_rows import NUMBERS, PhotoNames, Rows, as_floats, assemble, check_rows, listed
 
@@ -69,12 +70,12 @@ def _read(
         raise DataError("this is a label file, not results", file=path, found=found, expected=EXPECTED)
     if type(document) is not list:
         raise DataError("these are no results", file=path, found=short(document), expected=EXPECTED)
-    return _coco_rows(document, dataset, path), lambda i: (f"results[{i}]", None), []
+    return _coco_rows(by_name(document, path, dataset), dataset, path), lambda i: (f"results[{i}]", None), []
 
 
 def _as_lines(content: bytes, path: Path) -> list[tuple[int, Any]] | None:
     """The records of a JSONL file with their line numbers; None where the file is no JSONL."""
-    content = content.lstrip(b"\xef\xbb\xbf \t\r\n")
+    content = content.removeprefix(b"\xef\xbb\xbf").strip()
     if content[:1] != b"{":
         return None
     first, *rest = content.split(b"\n")

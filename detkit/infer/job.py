@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +27,6 @@ class _Film:
     """What is known of a video by now."""
 
     item: Item
-    frames: int = 0
     until_s: float = 0.0
 
 
@@ -55,6 +56,7 @@ class Job:
         self._tracked: Tracked | None = None  # of the frame that is being written
         self._films: dict[int, _Film] = {}
         self._last: Detections | None = None  # of the frame that was written last
+        self._leave = threading.Event()
 
     def paint(self, frame: Frame, detections: Detections) -> Callable[[], Image]:
         """How the frame is drawn, with the trails and counts it has now; what `open_sinks` takes as `painter`."""
@@ -62,7 +64,7 @@ class Job:
         trails, marks = (None, ()) if tracked is None else (tracked.trails, tracked.marks)
         return lambda: draw(frame.image_rgb, detections, self._class_names, self._edges, trails=trails, lines=marks)
 
-    def run(self, items: Sequence[tuple[int, Item]], reading: Reading, sinks: Sinks) -> Iterator[Record]:
+    def run(self, items: Sequence[tuple[int, Item]], reading: Reading, sinks: Sinks) -> Generator[Record]:
         """Work through the items; gives the record of each picture, each error and each video's end.
 
         Args:
@@ -73,18 +75,18 @@ class Job:
             DataError: with `strict`, what could not be read.
             RunError: an output cannot be written.
         """
-        with sinks:
-            events = self.predictor.events(items, reading)
-            try:
-                yield from self._each(events, sinks)
-            except KeyboardInterrupt:  # the way to end a live stream: what it gave until now is whole
-                if any(item.kind == "stream" for _, item in items):
-                    self._end_streams(sinks)
-                    sinks.close()
-                raise
-            finally:
-                events.close()
-            self._end_streams(sinks)
+        with sinks, closing(self.predictor.events(items, reading, self._leave)) as events:
+            yield from self._each(events, sinks)
+
+    def leave(self) -> bool:
+        """End the live streams where they are; all they gave is written, and their ends. False where none has begun.
+
+        It may be called from a signal's handler.
+        """
+        begun = any(film.item.kind == "stream" for film in list(self._films.values()))
+        if begun:
+            self._leave.set()
+        return begun
 
     def counts_of_photos(self) -> Counts:
         """Crossings counted over photos that are a film's frames; {} where there were none."""
@@ -93,14 +95,10 @@ class Job:
     def _each(self, events: Iterable[Event], sinks: Sinks) -> Iterator[Record]:
         for event in events:
             yield self._take(event, sinks)
-            if isinstance(event, tuple) and self._show is not None and not self._show(self._painted(event[0])):
-                return
-
-    def _end_streams(self, sinks: Sinks) -> None:
-        """End the streams that were left by the user."""
-        for index, film in list(self._films.items()):
-            if film.item.kind == "stream":
-                self._end(Ended(film.item.name, index, film.item, film.frames), sinks)
+            if isinstance(event, tuple) and self._show is not None and not self._leave.is_set():
+                stays = self._show(self._painted(event[0]))
+                if not stays and not self.leave():
+                    return
 
     def _take(self, event: Event, sinks: Sinks) -> Record:
         if isinstance(event, Unreadable):
@@ -117,7 +115,7 @@ class Job:
             detections = self._tracked.detections
         if frame.video is not None and frame.time_s is not None:
             film = self._films.setdefault(frame.index, _Film(frame.item))
-            film.frames, film.until_s = film.frames + 1, frame.time_s + float(frame.video.every / frame.video.fps)
+            film.until_s = frame.time_s + float(frame.video.every / frame.video.fps)
         self._last = detections
         return sinks.write(frame, detections, record(frame, detections, self._class_names, self._point_names))
 

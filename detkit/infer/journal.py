@@ -86,6 +86,19 @@ def read_journal(file: Path) -> Journal | None:
     return None if header is None else Journal(file, header, frozenset(done), size, errors)
 
 
+def refuse_foreign(file: Path) -> None:
+    """Raise UsageError where a file that is to be replaced by results holds something else: a list, a model."""
+    try:
+        if not file.is_file():
+            return
+        with file.open("rb") as stream:
+            start = stream.read(len(_FIRST))
+    except OSError:
+        return  # whoever writes to it says so
+    if not _FIRST.startswith(start):
+        raise UsageError("is there already and holds no results of detkit; give another file", file=file)
+
+
 def read_records(file: Path) -> Iterator[Record]:
     """The records of a JSONL file, the "run" record first; a last line that is not whole is left out.
 

@@ -58,7 +58,7 @@ def photo_suffix(data: bytes) -> str | None:
 
 def is_typescript(path: str) -> bool:
     """Whether a .ts file is a program's text, not a transport stream."""
-    return path.lower().endswith(".ts") and b"\0" not in _start(path)
+    return path.lower().endswith(".ts") and os.path.isfile(path) and b"\0" not in _start(path)  # noqa: PTH113
 
 
 def _start(path: str) -> bytes:

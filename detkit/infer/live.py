@@ -2,7 +2,7 @@
 
 A camera does not wait. Where the network is slower than the cameras together, each hands over its newest picture and
 those before it are dropped and counted, so that what is shown is never seconds old. A stream that has an end (a film
-read over HTTP) loses nothing: its reader waits.
+read over HTTP) loses nothing: its reader waits. Whoever has seen enough says so, and every stream ends where it is.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 Arrived = Frame | Unreadable | Ended
 
+_PATIENCE_S = 0.1  # how soon it is noticed that the user has seen enough
+
 
 @dataclass(slots=True)
 class _Slot:
     """What one stream has to hand over."""
 
+    item: Item
     frame: Frame | None = None
     end: Unreadable | Ended | None = None
+    arrived: int = 0
     given: int = 0
     fetched_all: bool = False
 
@@ -34,17 +38,24 @@ class _Slot:
 class LiveStreams:
     """Iterates over what several streams have at a time: lists of at most one picture of each, until all have ended."""
 
-    def __init__(self, items: Sequence[tuple[int, Item]], open_video: Callable[[Item, int], FrameReader]) -> None:
+    def __init__(
+        self,
+        items: Sequence[tuple[int, Item]],
+        open_video: Callable[[Item, int], FrameReader],
+        leave: threading.Event | None = None,
+    ) -> None:
         """Start a reading thread for each stream.
 
         Args:
             items: streams, each with its position in the run.
             open_video: opens one; DataError where that fails.
+            leave: set by whoever has seen enough: each stream ends with the picture it has, and is said to have ended.
         """
         self._open = open_video
+        self._leave = leave or threading.Event()
         self._changed = threading.Condition()
         self._stopped = False
-        self._slots = {index: _Slot() for index, _ in items}
+        self._slots = {index: _Slot(item) for index, item in items}
         for index, item in items:  # daemons: a camera that hangs must not keep the program alive
             threading.Thread(target=self._read, args=(index, item), name=f"detkit-live-{index}", daemon=True).start()
 
@@ -61,8 +72,19 @@ class LiveStreams:
     def _wait(self) -> list[Arrived]:
         """What the streams have, as soon as one has something; nothing when all have ended."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._waiting() or self._over())
+            while not self._changed.wait_for(self._is_something, _PATIENCE_S):
+                pass
+            if self._leave.is_set():
+                self._end_all()
             return [] if self._stopped else self._fetch()
+
+    def _is_something(self) -> bool:
+        return self._stopped or self._leave.is_set() or self._waiting() or self._over()
+
+    def _end_all(self) -> None:
+        for index, slot in self._slots.items():
+            if slot.end is None:
+                slot.end = Ended(slot.item.name, index, slot.item, slot.arrived)
 
     def _waiting(self) -> bool:
         return any(
@@ -95,7 +117,8 @@ class LiveStreams:
         except DataError as error:
             end = Unreadable(item.name, index, error, item)
         with self._changed:
-            self._slots[index].end = end
+            slot = self._slots[index]
+            slot.end = slot.end or end
             self._changed.notify_all()
 
     def _hand_over(self, index: int, frame: Frame) -> bool:
@@ -104,10 +127,12 @@ class LiveStreams:
         slot = self._slots[index]
         with self._changed:
             if has_an_end:
-                self._changed.wait_for(lambda: self._stopped or slot.frame is None)
-            slot.frame = frame
+                self._changed.wait_for(lambda: self._stopped or slot.end is not None or slot.frame is None)
+            if self._stopped or slot.end is not None:
+                return False
+            slot.frame, slot.arrived = frame, slot.arrived + 1
             self._changed.notify_all()
-            return not self._stopped
+            return True
 
 
 def _counted(end: Unreadable | Ended, given: int) -> Unreadable | Ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,9 @@ def load_pyarrow() -> tuple[Any, Any]:
         MissingExtraError: they are not installed.
     """
     try:
-        import pyarrow
-        import pyarrow.parquet
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise MissingExtraError('Parquet needs pyarrow: pip install "detkit-cv[ray]"') from error
-    return pyarrow, pyarrow.parquet
 
 
 def _schema(arrow: Any) -> Any:

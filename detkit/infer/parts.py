@@ -56,6 +56,13 @@ class Tally:
         elif record.get("warning"):
             self.warnings.append(f"{record['name']}: {record['warning']}")
 
+    def merge(self, other: Tally) -> None:
+        """Count what another one counted."""
+        self.pictures += other.pictures
+        self.objects.update(other.objects)
+        self.errors += other.errors
+        self.warnings += other.warnings
+
 
 def cut(items: Sequence[tuple[int, Item]], photos: int = BLOCK_PHOTOS) -> list[Block]:
     """The items in blocks of so many photos, in their order; a video is a block of its own."""
@@ -69,14 +76,15 @@ def cut(items: Sequence[tuple[int, Item]], photos: int = BLOCK_PHOTOS) -> list[B
 
 
 class Parts:
-    """The folder `parts` of a run's results: part-000012.jsonl or .parquet for each block that is done.
+    """A file for each block that is done, below a folder of results: parts/part-000012.jsonl, to be joined, or
+    detections.parquet/part-000012.parquet, to stay.
 
-    Several machines may write to it at the same time, each its own blocks; the disk must be one they share.
+    Several machines may write at the same time, each its own blocks; the disk must be one they share.
     """
 
     def __init__(self, out: Path, form: PartFormat = "jsonl") -> None:
-        """Name the folder below the results' folder `out`; nothing is touched."""
-        self.folder, self.form = out / "parts", form
+        """Name the folder below `out`; nothing is touched."""
+        self.folder, self.form = out / ("parts" if form == "jsonl" else "detections.parquet"), form
         self._run = self.folder / _RUN_NAME
 
     def file(self, number: int) -> Path:
@@ -85,7 +93,7 @@ class Parts:
 
     def done(self, blocks: Sequence[Block]) -> set[int]:
         """The numbers of the blocks whose file is there."""
-        present = {path.name for path in self.folder.iterdir()}
+        present = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         return {block.number for block in blocks if self.file(block.number).name in present}
 
     def begin(self, header: Record, blocks: Sequence[Block], *, resume: bool) -> None:
@@ -95,22 +103,22 @@ class Parts:
             UsageError: an earlier run's parts are there, and they are not to be gone on with, or cannot be.
             RunError: the folder cannot be written.
         """
-        run = header | {"settings": header["settings"] | {"ray-format": self.form, "blocks": _digest(blocks)}}
-        earlier = read_journal(self._run)
-        if earlier is not None:
-            self._check(earlier, run, resume)
+        run = header | {"settings": header["settings"] | {"blocks": _digest(blocks)}}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if earlier is None and any(not path.name.startswith(".") for path in self.folder.iterdir()):
+            earlier = read_journal(self._run)
+            visible = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
+            if earlier is None and visible:
                 raise UsageError("holds files that are no parts of a run; give another --out", file=self.folder)
+            if earlier is not None and len(visible) > 1:
+                self._check(earlier, run, resume)
             remove_partial_files(self.folder)
             for tries in self.folder.glob(".*.tries"):
                 tries.unlink(missing_ok=True)
         except OSError as error:
             raise RunError("cannot be written", file=self.folder, found=error.strerror) from error
-        if earlier is None:
-            with replacing(self._run) as partial:
-                partial.write_bytes(json_line(run))
+        with replacing(self._run) as partial:
+            partial.write_bytes(json_line(run))
 
     def write(self, block: Block, header: Record, records: Iterable[Record]) -> Tally:
         """Write a block's file.
@@ -176,7 +184,8 @@ class Parts:
 
     def remove(self) -> None:
         """Remove the parts, and the folder when nothing else is in it."""
-        with suppress(OSError):  # results are safe elsewhere; what is left is said to be parts by the next run
+        with suppress(OSError, RunError):  # results are safe elsewhere; the next run says that parts are left
+            remove_partial_files(self.folder)
             for path in [*self.folder.glob("part-*"), *self.folder.glob(".*.tries"), self._run]:
                 path.unlink(missing_ok=True)
             self.folder.rmdir()

@@ -59,14 +59,15 @@ class Stages(Generic[Canvases]):
     parallel: int = 1
 
 
-def run(items: Sequence[Indexed], stages: Stages[Canvases]) -> Generator[Event]:
+def run(items: Sequence[Indexed], stages: Stages[Canvases], leave: threading.Event | None = None) -> Generator[Event]:
     """Detections on every picture of the items, in order; an item that cannot be read is reported in its place.
 
     Args:
         items: with each its position in the whole run. Streams come after all others, their frames as they arrive.
         stages: what is done.
+        leave: ends live streams where they are, once it is set; their ends are reported like any other.
     """
-    pipeline = _Pipeline(stages)
+    pipeline = _Pipeline(stages, leave or threading.Event())
     try:
         yield from pipeline.events(items)
     finally:
@@ -76,8 +77,8 @@ def run(items: Sequence[Indexed], stages: Stages[Canvases]) -> Generator[Event]:
 class _Pipeline(Generic[Canvases]):
     """The threads of one run and the queues between them."""
 
-    def __init__(self, stages: Stages[Canvases]) -> None:
-        self._stages = stages
+    def __init__(self, stages: Stages[Canvases], leave: threading.Event) -> None:
+        self._stages, self._leave = stages, leave
         self._readers = ThreadPoolExecutor(max(2, stages.parallel), "detkit-read")
         self._networks = ThreadPoolExecutor(stages.parallel, "detkit-network")
         self._done: queue.Queue[Future[list[Event]] | None] = queue.Queue(2 * stages.parallel + 2)
@@ -133,7 +134,7 @@ class _Pipeline(Generic[Canvases]):
     def _feed_streams(self, items: Sequence[Indexed]) -> None:
         if not items or self._stop.is_set():
             return
-        self._live = LiveStreams(items, self._stages.open_video)
+        self._live = LiveStreams(items, self._stages.open_video, self._leave)
         if self._stop.is_set():  # broken off meanwhile, by someone who saw no streams yet
             self._live.close()
         for arrived in self._live:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from detkit.infer.archive_reader import ArchiveReader
 
 Source = str | Path | Item
+_LARGEST_SIZE_PX = 4096  # beyond it a network needs more memory than machines have; tiles are the way
 _SIZE_STEP_PX = 32  # of the networks here: their coarsest map has one cell for so many pixels
 
 
@@ -170,8 +172,14 @@ class Predictor:
             else:
                 on_unreadable(event)
 
-    def events(self, items: Sequence[tuple[int, Item]], reading: Reading) -> Generator[Event]:
-        """As `stream`, for items with their positions in the whole run, errors and ends in their places."""
+    def events(
+        self, items: Sequence[tuple[int, Item]], reading: Reading, leave: threading.Event | None = None
+    ) -> Generator[Event]:
+        """As `stream`, for items with their positions in the whole run, errors and ends in their places.
+
+        Args:
+            leave: ends live streams where they are, once it is set.
+        """
 
         def open_video(item: Item, index: int) -> FrameReader:
             from detkit.infer.video import VideoReader
@@ -187,7 +195,7 @@ class Predictor:
             batch=reading.batch,
             parallel=self.engine.parallel,
         )
-        return run(items, stages)
+        return run(items, stages, leave)
 
     def _read_photo(self, data: bytes, item: Item, whole: bool) -> tuple[Image, tuple[int, int], Image]:
         """Pixels for the network, the photo's full height and width, and the picture to hand on.
@@ -272,7 +280,9 @@ def _canvas_hw(card: ModelCard, size_px: int) -> tuple[int, int]:
     """The canvas for a size asked for; the box heads work at any, the landmark heads at their own."""
     if card.task != "yolo":
         raise UsageError(f"a model for {card.task} looks at its own size only", expected=f"{card.input_hw[0]} px")
-    if size_px < _SIZE_STEP_PX or size_px % _SIZE_STEP_PX:
-        near = max(_SIZE_STEP_PX, round(size_px / _SIZE_STEP_PX) * _SIZE_STEP_PX)
-        raise UsageError("size", found=size_px, expected=f"a multiple of {_SIZE_STEP_PX}, such as {near}")
+    if not _SIZE_STEP_PX <= size_px <= _LARGEST_SIZE_PX or size_px % _SIZE_STEP_PX:
+        near = min(max(_SIZE_STEP_PX, round(size_px / _SIZE_STEP_PX) * _SIZE_STEP_PX), _LARGEST_SIZE_PX)
+        raise UsageError(
+            "size", found=size_px, expected=f"a multiple of {_SIZE_STEP_PX} up to {_LARGEST_SIZE_PX}, such as {near}"
+        )
     return size_px, size_px

@@ -36,5 +36,6 @@ class Reading:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"{name} of a run", found=value, expected="0 or more seconds")
-        if self.start_s is not None and self.end_s is not None and self.end_s <= self.start_s:
-            raise UsageError("a part of a video ends after its start", found=f"{self.start_s} to {self.end_s} s")
+        if self.end_s is not None and self.end_s <= (self.start_s or 0):
+            found = f"{self.start_s or 0:g} to {self.end_s:g} s"
+            raise UsageError("a part of a video ends after its start", found=found)

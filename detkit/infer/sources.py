@@ -65,7 +65,7 @@ def find_items(
     for source in given:
         for item in [source] if isinstance(source, Item) else finder.find(str(source)):
             found.setdefault(finder.identity(item), item)
-    return tuple(found.values())
+    return _named_apart(found.values())
 
 
 def read_photo_bytes(item: Item, archives: ArchiveReader | None = None) -> bytes:
@@ -84,6 +84,8 @@ def read_photo_bytes(item: Item, archives: ArchiveReader | None = None) -> bytes
         raise DataError(f"is a {item.kind}", file=item.name, expected="a photo")
     if item.data is not None:
         return item.data
+    if item.path is not None and item.path.exists() and not item.path.is_file():
+        raise DataError("is a device, pipe or folder", file=item.name, expected="an image file")
     if item.member is not None:
         from detkit.infer.archive_reader import ArchiveReader
 
@@ -94,6 +96,16 @@ def read_photo_bytes(item: Item, archives: ArchiveReader | None = None) -> bytes
             if archives is None:
                 reader.close()
     return read_image_bytes(item.path or item.name) if item.url is None else fetch_photo(item.url, item.name)
+
+
+def _named_apart(items: Iterable[Item]) -> tuple[Item, ...]:
+    """The items, each with its own name: URLs may differ in what is masked, a list may name a missing file twice."""
+    times: dict[str, int] = {}
+    apart = []
+    for item in items:
+        count = times[item.name] = times.get(item.name, 0) + 1
+        apart.append(item if count == 1 else replace(item, name=f"{item.name} ({count})"))
+    return tuple(apart)
 
 
 class _Finder:
@@ -230,8 +242,16 @@ def _file_item(path: str) -> Item:
 def _in_folder(folder: Path, leave_out: Path | None) -> list[Item]:
     seen = set() if leave_out is None else {leave_out.resolve()} - {folder.resolve()}
     found: list[str] = []
+    refused: list[Item] = []
     archives = 0
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_cannot_list):
+
+    def cannot_list(error: OSError) -> None:
+        refusal = DataError(f"cannot be listed: {error.strerror}", file=error.filename)
+        if not found and Path(error.filename) == folder:
+            raise refusal from error
+        refused.append(Refused(str(error.filename), Path(error.filename).relative_to(folder), error=refusal))
+
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=cannot_list):
         folders[:] = _visible_folders(parent, folders)
         if (real := Path(parent).resolve()) in seen:  # results, a link back up, or a folder linked twice
             folders.clear()
@@ -240,22 +260,19 @@ def _in_folder(folder: Path, leave_out: Path | None) -> list[Item]:
         visible = [os.path.join(parent, name) for name in files if not name.startswith(".")]  # noqa: PTH118
         found += [path for path in visible if kind_of_name(path) and not is_typescript(path)]
         archives += sum(map(is_archive, visible))
-    if not found:
+    if not found and not refused:
         hint = f" ({archives} archives, which are read when they are named)" if archives else ""
         kinds = " ".join(sorted(PHOTO_SUFFIXES | VIDEO_SUFFIXES))
         raise DataError(f"no photos or videos in this folder{hint}", file=folder, expected=kinds)
-    relative = sorted((Path(path).relative_to(folder) for path in found), key=lambda path: _natural(str(path)))
-    return [Item(str(folder / path), path, kind_of_name(path.name) or "photo", folder / path) for path in relative]
+    relative = (Path(path).relative_to(folder) for path in found)
+    items = [Item(str(folder / path), path, kind_of_name(path.name) or "photo", folder / path) for path in relative]
+    return sorted([*items, *refused], key=lambda item: _natural(str(item.relative)))
 
 
 def _visible_folders(parent: str, names: Iterable[str]) -> list[str]:
     """In natural order, links last: what can be reached in two ways goes by its own name, whatever the disk's order."""
     visible = (name for name in names if not name.startswith("."))
     return sorted(visible, key=lambda name: (os.path.islink(os.path.join(parent, name)), _natural(name)))  # noqa: PTH114, PTH118
-
-
-def _cannot_list(error: OSError) -> None:
-    raise DataError(f"cannot be listed: {error.strerror}", file=error.filename) from error
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -70,7 +70,10 @@ def _open_file(item: Item) -> InputContainer:
 
 def _refuse_playlist(item: Item) -> None:
     """Raise DataError for a text that sends ffmpeg elsewhere, where it may wait for ever."""
-    with Path(item.path or item.name).open("rb") as file:
+    path = Path(item.path or item.name)
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise DataError("is a device, pipe or folder", file=item.name, expected="a video file")
+    with path.open("rb") as file:
         start = file.read(16).lstrip()
     if start.startswith(_PLAYLISTS):
         raise DataError("is a text that points to videos", file=item.name, expected="a video file")

@@ -123,10 +123,10 @@ class VideoWriter:
         """Leave no file; also after an error, and more than once."""
         import av
 
+        self._partial.discard()  # also where an interruption came just before the file was put in its place
         if not self._open:
             return
-        self._open = False
-        self._partial.discard()  # before closing: there is nothing left to put in order
+        self._open = False  # the file goes before it is closed: there is nothing left to put in order
         with suppress(av.FFmpegError, OSError, AttributeError):
             self._container.close()
         self._close_source()

@@ -18,8 +18,8 @@ from detkit.evaluate.plots import _most_truths as most_truths
 from detkit.evaluate.report.svg import Axes, Markup, corners, number, picture, tag
 
 _TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-_CELL, _NAMES = 42.0, 108.0  # of the confusion matrix: a cell, and the room for names of rows
-_LETTERS = 16  # of a name in the confusion matrix
+_CELL = 42.0  # of the confusion matrix
+_LETTERS, _LETTER = 16, 7.2  # of a name in it: how many at most, and how wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def calibration_words(total: Reliability) -> str:
 def recall_chart(title: str, bins: Sequence[RecallBin], x_label: str) -> Chart:
     """What share of the objects is found, with the boxes shown and with any."""
     axes = Axes(x_label=x_label, y_label="recall", x_range=(0, len(bins)), y_range=(0, 1.08), bottom=56)
-    axes.grid([k + 0.5 for k in range(len(bins))], _TICKS, [each.name for each in bins])
+    axes.grid([k + 0.5 for k in range(len(bins))], _TICKS, [each.name.replace("-", "– ") for each in bins])
     for k, each in enumerate(bins):
         if each.truths:
             said = f"{each.name}: {each.found} of {each.truths} found, {each.found_at_floor} by boxes of any score"
@@ -157,26 +157,27 @@ def confusion_chart(confusion: ConfusionMatrix) -> Chart:
     counts, names = merged(confusion.counts, confusion.class_names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     short = [name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…" for name in names]
-    side, marks = _CELL * len(names), []
+    room, side, marks = _LETTER * max(map(len, short)) + 16, _CELL * len(names), []
+    top = 0.7 * room
     for (row, column), count in np.ndenumerate(counts):
-        x, y, share = _NAMES + column * _CELL, _NAMES + row * _CELL, float(shares[row, column])
+        x, y, share = room + column * _CELL, top + row * _CELL, float(shares[row, column])
         said = f"{names[row]} taken for {names[column]}: {count} ({share:.0%})"
         shaded = tag("rect", x=x, y=y, width=_CELL, height=_CELL, class_="cell", fill_opacity=share)
         cell = [tag("title", said), shaded]
         if count:
-            ink = "strong" if share > 0.5 else None
+            ink = "strong" if share > 0.7 else None
             place = {"x": x + _CELL / 2, "y": y + _CELL / 2 + 4.5}
             cell.append(tag("text", int(count), **place, text_anchor="middle", class_=ink))
         marks.append(tag("g", *cell))
     for k, name in enumerate(short):
-        middle = _NAMES + (k + 0.5) * _CELL
-        turned = f"rotate(-45 {number(middle)} {number(_NAMES - 8)})"
-        marks.append(tag("text", name, x=middle, y=_NAMES - 8, transform=turned))
-        marks.append(tag("text", name, x=_NAMES - 8, y=middle + 4, text_anchor="end"))
-    last, far = number(_NAMES + side - _CELL), number(_NAMES + side)
-    frame = f"M{number(_NAMES)} {last}H{far}M{last} {number(_NAMES)}V{far}"
+        across, down = room + (k + 0.5) * _CELL, top + (k + 0.5) * _CELL
+        turned = f"rotate(-45 {number(across)} {number(top - 8)})"
+        marks.append(tag("text", name, x=across, y=top - 8, transform=turned))
+        marks.append(tag("text", name, x=room - 8, y=down + 4, text_anchor="end"))
+    last = number(room + side - _CELL), number(top + side - _CELL)
+    frame = f"M{number(room)} {last[1]}h{number(side)}M{last[0]} {number(top)}v{number(side)}"
     marks += [tag("path", d=frame, class_="rule")]
-    whole = (_NAMES + side + 30, _NAMES + side + 2)
+    whole = (room + side + 40, top + side + 2)
     label = "Confusion matrix, rows truth, columns predicted; the table below has its numbers"
     return Chart("What objects are taken for", picture(whole, *marks, label=label, class_="chart matrix"))
 

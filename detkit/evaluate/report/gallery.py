@@ -40,6 +40,7 @@ class Mark:
         score: of a detection; of a missed object the best one that was too low to be shown, None without one.
         error: type of error of what is wrong or missing, "" else.
         crowd: is it the label of a crowd?
+        flip: is it what changed from one model to another?
     """
 
     kind: BoxKind
@@ -48,6 +49,7 @@ class Mark:
     score: float | None = None
     error: str = ""
     crowd: bool = False
+    flip: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,14 @@ def words(mark: Mark, class_names: Sequence[str]) -> str:
     return f"{name} {mark.score:.2f}: {what}"
 
 
-def overlay(photo: Photo, class_names: Sequence[str], behind: Markup | None = None, *, label: str = "") -> Markup:
+def overlay(
+    photo: Photo,
+    class_names: Sequence[str],
+    behind: Markup | None = None,
+    *,
+    label: str,
+    part_xyxy: Sequence[float] | None = None,
+) -> Markup:
     """The boxes of a photo as a picture to lie over it, in the photo's own pixels.
 
     Args:
@@ -143,27 +152,37 @@ def overlay(photo: Photo, class_names: Sequence[str], behind: Markup | None = No
         class_names: in label order.
         behind: what lies below the boxes within the picture.
         label: what a screen reader says.
+        part_xyxy: what the picture shows of the photo; None is all of it.
     """
     height, width = photo.size_hw
-    text_px = max(width, height) / 21
+    x1, y1, x2, y2 = part_xyxy or (0, 0, width, height)
+    text_px = _text_px(photo, max(x2 - x1, y2 - y1))
     marks = joined(_drawn(mark, photo.size_hw, text_px, class_names) for mark in photo.marks)
-    box = f"0 0 {width} {height}"
+    box = f"{x1:g} {y1:g} {x2 - x1:g} {y2 - y1:g}"
     return tag("svg", behind, marks, viewBox=box, font_size=text_px, class_="boxes", role="img", aria_label=label)
+
+
+def _text_px(photo: Photo, side_px: float) -> float:
+    """The height of letters: as the picture is large, but smaller where the boxes they belong to are small."""
+    heights = [m.box_xyxy[3] - m.box_xyxy[1] for m in photo.marks if m.kind in _LETTERS]
+    return min(side_px / 21, max(side_px / 36, 0.6 * float(np.median(heights)))) if heights else side_px / 21
 
 
 def _drawn(mark: Mark, size_hw: tuple[int, int], text_px: float, class_names: Sequence[str]) -> Markup:
     """A box with a dark edge, its letter, and its class and score for those who point at it."""
     x1, y1, x2, y2 = mark.box_xyxy
     frame = f"M{number(x1)} {number(y1)}H{number(x2)}V{number(y2)}H{number(x1)}z"
-    kind = f"{mark.kind} crowd" if mark.crowd else mark.kind
+    kind = f"{mark.kind}{' crowd' if mark.crowd else ''}{' flip' if mark.flip else ''}"
     edge = None if mark.kind == "truth" else tag("path", d=frame, class_="edge")
     told = class_names[mark.label] + (f" {mark.score:.2f}" if mark.score is not None and mark.kind != "miss" else "")
-    data = {"data_c": mark.label, "data_e": mark.error or None}
-    if mark.kind in ("tp", "fp"):
-        data["data_s"] = number(mark.score or 0)
+    data: dict[str, object] = {}
+    if mark.kind in ("tp", "fp", "miss"):  # what the filters look at
+        score = None if mark.kind == "miss" else number(mark.score or 0)
+        data = {"data_k": mark.kind, "data_c": mark.label, "data_s": score, "data_e": mark.error or None}
     top = y1 - 0.25 * text_px if y1 > 1.1 * text_px else y1 + 0.95 * text_px
-    left = min(max(x1, 0), max(0, size_hw[1] - 0.55 * text_px * (len(told) + 2)))
+    fits = x1 + 0.6 * text_px * (len(told) + 2) < size_hw[1]
+    left, anchor = (max(x1, 0) + 0.15 * text_px, None) if fits else (min(x2, size_hw[1]) - 0.15 * text_px, "end")
     name = tag("tspan", f" {told}" if mark.kind in _LETTERS else told)
-    caption = tag("text", _LETTERS.get(mark.kind), name, x=left + 0.15 * text_px, y=top)
+    caption = tag("text", _LETTERS.get(mark.kind), name, x=left, y=top, text_anchor=anchor)
     said = tag("title", words(mark, class_names))
     return tag("g", said, edge, tag("path", d=frame), caption, class_=f"b {kind}", **data)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,11 @@ from detkit.errors import DataError
 from detkit.images import Image, decode_reduced, read_image, read_image_bytes
 from detkit.opencv import load_cv2
 
-LEVELS = ((800, 82), (640, 80), (520, 78), (440, 75), (380, 72), (320, 70), (290, 64), (260, 58), (240, 50), (200, 45), (160, 40))
-"""Longest side in pixels and JPEG quality, the best first."""
+# longest side in pixels and JPEG quality, the best first
+LEVELS = (
+    *((800, 82), (640, 80), (520, 78), (440, 76), (400, 74), (370, 72), (340, 71), (320, 69), (300, 66)),
+    *((280, 62), (260, 58), (240, 52), (220, 47), (200, 43), (160, 40)),
+)
 
 _TRIED = 24  # photos that are encoded to choose a level
 _SLACK = 1.04  # the others may be a little larger than those
@@ -27,34 +29,34 @@ def thumbnails(paths: Mapping[int, Path], budget_bytes: int) -> dict[int, Pictur
     """Small pictures of photos, all of one quality, in not more bytes of text than that.
 
     Args:
-        paths: by any key, in an order that does not matter.
-        budget_bytes: for all data: URIs together; at the lowest quality they may take more.
+        paths: by any key, the most important first; one at least.
+        budget_bytes: for all data: URIs together.
     Returns:
-        By key; photos that cannot be read are left out.
+        By key; photos that cannot be read are left out, and the last ones where even the smallest are too many.
     """
     keys = list(paths)
     tried = keys[:: max(1, len(keys) // _TRIED)]
-    with ThreadPoolExecutor() as pool:
-        chosen = len(LEVELS) - 1
-        for level in range(len(LEVELS) - 1):
-            sizes = [len(uri) for uri, _ in _encoded(pool, [paths[key] for key in tried], level) if uri]
-            if sum(sizes) * len(keys) * _SLACK <= budget_bytes * max(len(tried), 1):
-                chosen = level
-                break
-        for level in range(chosen, len(LEVELS)):
-            pictures = list(_encoded(pool, [paths[key] for key in keys], level))
-            if sum(len(uri) for uri, _ in pictures) <= budget_bytes:
-                break
-    return {key: picture for key, picture in zip(keys, pictures, strict=True) if picture[0]}
+    chosen = len(LEVELS) - 1
+    for level in range(len(LEVELS) - 1):
+        taken = sum(len(_thumbnail(paths[key], level)[0]) for key in tried)
+        if taken * len(keys) * _SLACK <= budget_bytes * len(tried):
+            chosen = level
+            break
+    for level in range(chosen, len(LEVELS)):
+        pictures = {key: _thumbnail(path, level) for key, path in paths.items()}
+        taken = sum(len(uri) for uri, _ in pictures.values())
+        if taken <= budget_bytes:
+            break
+    for key in reversed(keys):
+        if taken <= budget_bytes:
+            break
+        taken -= len(pictures.pop(key)[0])
+    return {key: picture for key, picture in pictures.items() if picture[0]}
 
 
-def _encoded(pool: ThreadPoolExecutor, paths: Sequence[Path], level: int) -> Iterable[Picture]:
-    side_px, quality = LEVELS[level]
-    return pool.map(lambda path: _thumbnail(path, side_px, quality), paths)
-
-
-def _thumbnail(path: Path, side_px: int, quality: int) -> Picture:
+def _thumbnail(path: Path, level: int) -> Picture:
     """One photo; "" where it cannot be read."""
+    side_px, quality = LEVELS[level]
     try:
         image_rgb, (height, width) = decode_reduced(read_image_bytes(path), str(path), (side_px, side_px))
     except DataError:
@@ -64,7 +66,9 @@ def _thumbnail(path: Path, side_px: int, quality: int) -> Picture:
     return jpeg(image_rgb, size_wh, quality), size_wh
 
 
-def crop(path: Path, box_xyxy: Sequence[float], side_px: int, quality: int = 72) -> tuple[str, tuple[float, ...]] | None:
+def crop(
+    path: Path, box_xyxy: Sequence[float], side_px: int, quality: int = 72
+) -> tuple[str, tuple[float, ...]] | None:
     """A box of a photo with its surroundings.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -30,7 +31,7 @@ class OutputNames:
         self._before_number: set[str] = set()  # "clip" of a photo clip_000123
         self._next: dict[str, int] = {}
         self._items = {item.name: item for item in items}
-        self._inputs = {item.path.resolve() for item in items if item.path is not None}
+        self._inputs = {os.path.realpath(item.path) for item in items if item.path is not None}
         for item in items:
             self.stem(item)
         below = {item.relative for item in items}
@@ -65,7 +66,7 @@ class OutputNames:
 
     def refuse_input(self, target: Path) -> None:
         """Raise UsageError where a file to be written is one of those that are read."""
-        if target.exists() and target.resolve() in self._inputs:
+        if target.exists() and os.path.realpath(target) in self._inputs:
             raise UsageError("an output would replace this input; give another --out", file=target)
 
     def _claimed(self, stem: PurePath, *, is_photo: bool) -> PurePath:

@@ -10,19 +10,15 @@ from typing import BinaryIO
 
 from detkit.errors import UsageError
 from detkit.infer.frames import Item
-from detkit.infer.journal import Journal
+from detkit.infer.journal import Journal, refuse_foreign
 from detkit.infer.records import Record
 from detkit.infer.sinks import Export, Sink, Sinks
-from detkit.infer.sinks.coco import write_coco
 from detkit.infer.sinks.crops import Crops
-from detkit.infer.sinks.csv import write_csv
 from detkit.infer.sinks.jsonl import JsonlFile
 from detkit.infer.sinks.names import OutputNames
 from detkit.infer.sinks.pictures import Painter, PictureFolder, plain_painter
 from detkit.infer.sinks.videos import VideoFolder
-from detkit.infer.sinks.voc import VocLabels
 from detkit.infer.sinks.workers import Workers
-from detkit.infer.sinks.yolo import YoloLabels
 
 KINDS = ("pictures", "videos", "coco", "csv", "yolo", "voc", "crops")
 JOURNAL_NAME = "detections.jsonl"
@@ -111,8 +107,12 @@ def _label_sinks(outputs: Outputs, folder: Path, names: OutputNames, header: Rec
     class_names, point_names = header["model"]["class_names"], header["model"]["point_names"]
     sinks: list[Sink] = []
     if "yolo" in outputs.to:
+        from detkit.infer.sinks.yolo import YoloLabels
+
         sinks.append(YoloLabels(folder, names, class_names, point_names, scores=outputs.yolo_scores))
     if "voc" in outputs.to:
+        from detkit.infer.sinks.voc import VocLabels
+
         sinks.append(VocLabels(folder, names, class_names))
     return sinks
 
@@ -121,11 +121,16 @@ def _exports(
     outputs: Outputs, folder: Path, names: OutputNames, point_edges: Sequence[tuple[int, int]]
 ) -> list[Export]:
     suffix = Path(outputs.journal_name).stem.removeprefix(Path(JOURNAL_NAME).stem)
-    every = {
-        "coco": partial(write_coco, folder, names=names, point_edges=point_edges, suffix=suffix),
-        "csv": partial(write_csv, folder, names=names, suffix=suffix),
-    }
-    return [export for kind, export in every.items() if kind in outputs.to]
+    exports: list[Export] = []
+    if "coco" in outputs.to:
+        from detkit.infer.sinks.coco import write_coco
+
+        exports.append(partial(write_coco, folder, names=names, point_edges=point_edges, suffix=suffix))
+    if "csv" in outputs.to:
+        from detkit.infer.sinks.csv import write_csv
+
+        exports.append(partial(write_csv, folder, names=names, suffix=suffix))
+    return exports
 
 
 def _lines(
@@ -135,6 +140,7 @@ def _lines(
     files = [file for file in dict.fromkeys((outputs.journal, outputs.jsonl)) if file is not None]
     for file in files:
         names.refuse_input(file)
+        refuse_foreign(file)
     if len(files) == 2 and files[0].resolve() == files[1].resolve():
         raise UsageError("is the journal of this run; give another file", file=files[1])
     lines = [JsonlFile.resumed(resumed) if resumed and not at else JsonlFile.new(file) for at, file in enumerate(files)]
