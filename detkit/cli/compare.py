@@ -17,6 +17,8 @@ Conf = Annotated[
     typer.Option(
         "--conf",
         metavar="SCORE",
+        min=0,
+        max=1,
         help="Look for flipped photos at this threshold (default: each model's and class's best by F1).",
     ),
 ]

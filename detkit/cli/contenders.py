@@ -35,7 +35,7 @@ Split = Annotated[
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Photos per run of the network.")]
 Draws = Annotated[int, typer.Option("--draws", min=2, help="Resampled sets behind the intervals.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws: the same seed gives the same intervals.")]
-Level = Annotated[float, typer.Option("--level", help="Of the intervals, between 0 and 1.")]
+Level = Annotated[float, typer.Option("--level", min=0, max=1, help="Of the intervals, between 0 and 1.")]
 DEFAULT_DRAWS, DEFAULT_LEVEL = DRAWS, LEVEL
 
 

@@ -62,7 +62,8 @@ class Tables:
             terminal.say(f"... and {terminal.count(self._left_out, 'more row')}; --jsonl FILE has them all")
         if self._films:
             rows = [row for name, film in self._films.items() for row in _film_rows(name, film)]
-            headers = _VIDEO_HEADERS if any(film.tracks for film in self._films.values()) else _VIDEO_HEADERS[:-1]
+            has_tracks = any(any(film.tracks.values()) for film in self._films.values())
+            headers = _VIDEO_HEADERS if has_tracks else _VIDEO_HEADERS[:-1]
             terminal.print_table(headers, [row[: len(headers)] for row in rows], right=headers[2:])
         for end in self._ends:
             _say_counts(f"{end['name']}: ", end.get("counts", {}))

@@ -86,7 +86,7 @@ def check_matplotlib() -> None:
         MissingExtraError: matplotlib is not installed.
     """
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib.figure  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingExtraError('plots need matplotlib: pip install "detkit-cv[report]"') from error
 

@@ -120,16 +120,20 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     elif address != AUTO:
         _check_answers(address)
     try:
-        with _muted_stderr():  # one line there says that what was asked to be quiet is
-            ray.init(address, **settings)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        what = "no Ray could be started" if address == LOCAL else "no Ray cluster could be reached"
-        advice = None if address in (LOCAL, AUTO) else "the same Ray, and RAY_AUTH_MODE=token where it asks for a token"
-        raise RunError(what, file=address, found=_first_line(error), expected=advice) from error
-    try:
+        _start(ray, address, settings)
         yield
     finally:
         ray.shutdown()
+
+
+def _start(ray: Any, address: str, settings: dict[str, Any]) -> None:
+    try:
+        with _muted_stderr():  # one line there says that what was asked to be quiet is
+            ray.init(address, **settings)
+    except Exception as error:  # Ray raises many kinds, bare ones too
+        what = "no Ray could be started" if address == LOCAL else "no Ray cluster could be reached"
+        advice = None if address in (LOCAL, AUTO) else "the same Ray, and RAY_AUTH_MODE=token where it asks for a token"
+        raise RunError(what, file=address, found=_first_line(error), expected=advice) from error
 
 
 @contextmanager

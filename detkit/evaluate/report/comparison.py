@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,25 @@ def write_comparison(
         sides.append((evaluate(dataset, predictions, max_det=max_det), analysis, photos))
     (result_a, analysis_a, photos_a), (result_b, analysis_b, photos_b) = sides
     cards = _cards(flips.photos, (photos_a, photos_b), dataset.class_names)
+    curves_a, curves_b = analysis_a.curves, analysis_b.curves
     content = {
+        **_words(comparison, dataset, names),
+        "rules": result_a.rules(),
+        "cards": cards,
+        "curves": [charts.pr_comparison([(names[0], curves_a), (names[1], curves_b)], iou) for iou in curves_a.pr],
+        "figures": figures.change_rows([comparison.AP, comparison.AP50, comparison.AP75], ["AP", "AP50", "AP75"]),
+        "others": figures.side_rows(comparison, result_a, result_b),
+        "classes": _class_rows(comparison),
+        "errors": _error_rows(analysis_a, analysis_b),
+    }
+    paths = {card.photo.index: dataset.samples[card.photo.index].image_path for card in cards}
+    write_page(target, "comparison.html.j2", content, paths, lambda _: 1)
+
+
+def _words(comparison: ModelComparison, dataset: Dataset, names: tuple[str, str]) -> dict[str, Any]:
+    """Headings, sentences and counts."""
+    flips = comparison.flips
+    return {
         "title": f"{names[0]} and {names[1]} on {dataset.name}{f', {dataset.split}' if dataset.split else ''}",
         "names": names,
         "dataset": dataset,
@@ -91,19 +110,7 @@ def write_comparison(
         "flipped": len(flips.photos),
         "worse": len(flips.worse()),
         "better": len(flips.better()),
-        "rules": result_a.rules(),
-        "curves": [
-            charts.pr_comparison([(names[0], analysis_a.curves), (names[1], analysis_b.curves)], iou)
-            for iou in analysis_a.curves.pr
-        ],
-        "figures": figures.change_rows([comparison.AP, comparison.AP50, comparison.AP75], ["AP", "AP50", "AP75"]),
-        "others": figures.side_rows(comparison, result_a, result_b),
-        "classes": _class_rows(comparison),
-        "errors": _error_rows(analysis_a, analysis_b),
-        "cards": cards,
     }
-    paths = {card.photo.index: dataset.samples[card.photo.index].image_path for card in cards}
-    write_page(target, "comparison.html.j2", content, paths, lambda _: 1)
 
 
 def _class_rows(comparison: ModelComparison) -> list[figures.Row]:

@@ -88,31 +88,44 @@ def write_report(
         analysis = analyse(dataset, predictions, conf=conf, max_det=result.max_det)
     photos = photos_of(find_overlaps(dataset, predictions, result.max_det), conf)
     cards = _cards(photos, dataset.class_names)
-    each = conf_of_each(conf, len(dataset.class_names)).tolist()
     content = {
         "heading": _heading(dataset, model, engine),
-        "shown_from": f"{each[0]:.2f}" if len(set(each)) == 1 else "the threshold of their class (above)",
         "summary": figures.summary(result, intervals, analysis, photos),
-        "result": result,
-        "figures": figures.figure_rows(result, intervals),
-        "hero": _hero(result, intervals),
-        "level": f"{100 * intervals.level:g} %",
-        "classes": figures.class_rows(result, intervals),
-        "thresholds": figures.threshold_rows(choices, each),
-        "rule": rule,
-        "errors": figures.error_rows(analysis.errors),
-        "error_types": ERROR_TYPES,
-        "class_names": dataset.class_names,
         "cards": cards,
         "in_gallery": {card.photo.position for card in cards},
         "worst": [card for card in cards[:WORST] if card.photo.error > 0],
         "suspects": _suspects(dataset, analysis.suspects[:SUSPECTS]),
         "photo_count": len(dataset),
-        **_charts(analysis, each),
+        "class_names": dataset.class_names,
+        **_tables(result, intervals, analysis, choices, conf_of_each(conf, len(dataset.class_names)).tolist(), rule),
     }
     paths = {card.photo.position: dataset.samples[card.photo.position].image_path for card in cards}
     twice = {card.photo.position for card in cards[:WORST]}
     write_page(target, "report.html.j2", content, paths, lambda position: 2 if position in twice else 1)
+
+
+def _tables(
+    result: CocoResult,
+    intervals: Intervals,
+    analysis: Analysis,
+    choices: Sequence[ClassChoice],
+    conf: Sequence[float],
+    rule: str,
+) -> dict[str, Any]:
+    """All figures, as tables and charts."""
+    return {
+        "result": result,
+        "figures": figures.figure_rows(result, intervals),
+        "hero": _hero(result, intervals),
+        "level": f"{100 * intervals.level:g} %",
+        "classes": figures.class_rows(result, intervals),
+        "thresholds": figures.threshold_rows(choices, conf),
+        "rule": rule,
+        "shown_from": f"{conf[0]:.2f}" if len(set(conf)) == 1 else "the threshold of their class (above)",
+        "errors": figures.error_rows(analysis.errors),
+        "error_types": ERROR_TYPES,
+        **_charts(analysis, conf),
+    }
 
 
 def _heading(dataset: Dataset, model: str, engine: str) -> dict[str, Any]:
