@@ -7,8 +7,7 @@ from pathlib import Path
 
 from detkit.errors import UsageError, WeightsError
 from detkit.files import replacing
-from detkit.model_header import protobuf_fields
-from detkit.model_header import read_header_text
+from detkit.model_header import protobuf_fields, read_header_text
 from detkit.weights import CARD_KEY, ModelCard, read_card
 
 _METADATA_PROPS = 14  # field of ONNX's ModelProto; its entries have a key (field 1) and a value (field 2)

@@ -152,7 +152,7 @@ def find_weights(name_or_path: str | Path | None = None, suffix: str = ".onnx") 
         if path.is_file():
             return path
         if path.is_dir():
-            raise WeightsError("is a folder, not a model file", file=path)
+            raise WeightsError("is a folder, not a model file", file=path, expected=_model_in(path))
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror}", file=path) from error
     raise WeightsError(f"no model {_brief(name)}: no such file{_nearest(path, models)}")
@@ -196,6 +196,12 @@ def read_card(path: Path) -> ModelCard:
     if text is None:
         raise WeightsError("carries no detkit model card; detkit runs models it exported or imported", file=path)
     return ModelCard.from_json(text, file=path)
+
+
+def _model_in(folder: Path) -> str:
+    """What to give instead of a folder: its best model, where it is a run's."""
+    best = folder / "best.onnx"
+    return str(best) if best.is_file() else "an .onnx or .safetensors file"
 
 
 def _is_bare(name_or_path: str | Path) -> bool:

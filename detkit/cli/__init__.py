@@ -9,6 +9,7 @@ what the user can mend, and `typer.Exit(code)` for a result that is not success.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import sys
@@ -66,6 +67,12 @@ class _Commands(TyperGroup):
             code = super().main(*args, **settings | {"standalone_mode": False})
         except typer.TyperException as error:
             code = _usage_problem(error)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to print fits no more
+            terminal.say("detkit: error: stdout: cannot be written; found No space left on device")
+            code = ExitCode.RUN
         except DetkitError as error:
             terminal.say(f"detkit: error: {terminal.one_line(str(error))}")
             code = error.exit_code

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detkit.cli import terminal
 from detkit.cli.detect import Request
-from detkit.cli.detect_run import open_predictor, predictor_settings, reading_of, settings_of
+from detkit.cli.detect_run import check_options, open_predictor, predictor_settings, reading_of, settings_of
 from detkit.errors import DataError, UsageError
 from detkit.infer.frames import Item
 from detkit.infer.job import header_of
@@ -33,6 +33,7 @@ def detect_on_ray(request: Request, address: str, form: PartFormat = "jsonl") ->
     Raises:
         DataError: at the end, when something could not be read.
     """
+    check_options(request)
     folder = _checked(request, form)
     load_ray()
     items = _items(request, folder)

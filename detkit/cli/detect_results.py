@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +13,6 @@ from typing import Any
 from detkit.cli import terminal
 from detkit.cli.detect import Request
 from detkit.cli.detect_tables import Tables
-from detkit.errors import RunError
 from detkit.infer.frames import Item
 from detkit.infer.job import Job
 from detkit.infer.journal import Journal, read_records
@@ -65,17 +62,12 @@ class Results:
         self._took_s = time.perf_counter() - start_s
 
     def print(self, request: Request, predictor: Predictor, counts_of_photos: Mapping[str, Any]) -> None:
-        """Print what was found, and on stderr how much it was and where it went.
-
-        Raises:
-            RunError: standard output cannot be written.
-        """
+        """Print what was found, and on stderr how much it was and where it went."""
         is_lone_error = bool(self.errors) and self._of_items == 1
-        with _on_stdout():
-            if request.json:
-                terminal.print_json(self._document(predictor))
-            elif request.jsonl != "-" and not is_lone_error:
-                self._tables.print(counts_of_photos)
+        if request.json:
+            terminal.print_json(self._document(predictor))
+        elif request.jsonl != "-" and not is_lone_error:
+            self._tables.print(counts_of_photos)
         if is_lone_error:
             return
         model = "model" if predictor.path is None else predictor.path.name
@@ -130,16 +122,3 @@ class Results:
 def _listed(kinds: Sequence[str]) -> str:
     """The kinds as a phrase: pictures, coco and csv."""
     return " and ".join(part for part in (", ".join(kinds[:-1]), *kinds[-1:]) if part) or "records"
-
-
-@contextmanager
-def _on_stdout() -> Iterator[None]:
-    """Print to standard output, and say in one line that it cannot be written (a full disk)."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes at the end
-        raise RunError("cannot be written", file="stdout", found=error.strerror) from error

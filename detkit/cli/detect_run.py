@@ -33,7 +33,7 @@ def run_request(request: Request) -> None:
     Raises:
         DataError: at the end, when something could not be read.
     """
-    _check_options(request)
+    check_options(request)
     items = find_items(request.sources, leave_out=request.folder)
     _check_kinds(request, items)
     reading = reading_of(request)
@@ -88,7 +88,7 @@ def _earlier_run(request: Request, outputs: Outputs, header: Record) -> Journal 
     return journal
 
 
-def _check_options(request: Request) -> None:
+def check_options(request: Request) -> None:
     """Refuse an option that would do nothing."""
     if request.overlap is not None and request.tile is None:
         raise UsageError("--overlap is for tiles; give --tile too")
