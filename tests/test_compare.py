@@ -12,7 +12,6 @@ from detkit.errors import DataError, UsageError
 from detkit.evaluate.coco import evaluate
 from detkit.evaluate.compare import PairedFigures, compare, verdict
 from detkit.evaluate.flips import Flips, find_flips
-from detkit.evaluate.intervals import paired_bootstrap
 from detkit.evaluate.matching import match
 from detkit.evaluate.outcomes import FALSE_ALARM, LEFT_OUT, ON_CROWD, outcomes
 
@@ -118,17 +117,6 @@ def test_the_figures_and_their_difference() -> None:
     document = json.loads(json.dumps(result.to_dict()))
     assert document["AP"]["interval"] == list(result.AP.interval)
     assert document["flips"]["counts"]["lost"] > 0
-
-
-def test_it_is_the_paired_bootstrap() -> None:
-    """Where all photos differ the intervals are those of `paired_bootstrap`, class by class."""
-    dataset, a = many(80)
-    b = [type(p)(p.size_hw, p.boxes_xyxy, p.labels, p.scores**2 * (1 + n / 1000)) for n, p in enumerate(a)]
-    mine, theirs = compare(dataset, a, b, draws=50, level=0.9), paired_bootstrap(dataset, a, b, draws=50, level=0.9)
-    assert mine.AP.interval == pytest.approx(theirs.AP.interval)
-    for one, other in zip(mine.per_class, theirs.per_class, strict=True):
-        assert one.AP50.interval == pytest.approx(other.AP50.interval)
-        assert one.AP.b_better == other.AP.b_better
 
 
 def test_a_gap_that_five_photos_make_is_not_sure() -> None:

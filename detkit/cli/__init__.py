@@ -24,7 +24,7 @@ from detkit.cli import terminal
 from detkit.errors import DetkitError, ExitCode
 
 COMMANDS = {  # name -> ("module:attribute" under detkit.cli, the line `detkit --help` shows)
-    "detect": ("detect:detect", "Find objects in photos: annotated pictures, a table or JSON."),
+    "detect": ("detect:detect", "Find objects in photos, videos and streams: pictures, label files, JSON."),
     "train": ("train:train", "Turn a labelled data set into a model."),
     "eval": ("eval:eval_", "Say how good a model is on labelled photos, in COCO's numbers."),
     "compare": ("compare:compare_", "Say which of two models is better on the same photos, and how sure that is."),

@@ -15,17 +15,16 @@ from detkit.weights import ModelCard, read_card
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "openvino-bf16", "torch"]
 
-# Whole processes of `detkit detect` (2 cores): OpenVINO takes 0.5 s more of the processor to start, and bf16 then saves
-# 16 ms of a core a photo at 416 px, 7 ms at 320 px. Seconds of the processor for 20, 50, 100 and 200 photos at 416 px:
-# onnxruntime 1.4, 2.2, 3.9, 7.1; bf16 1.6, 2.0, 3.1, 4.9. At 320 px it is ahead from 90 on: 50 photos take 2.0 and 2.2,
-# 100 photos 3.1 and 3.05. From here on bf16 pays for both; for a gain nobody notices, boxes need not move.
+# Seconds of whole `detkit detect` processes (2 cores, 416 px) for 1, 8, 20, 50 and 100 photos: onnxruntime 0.7, 0.9, 1.0,
+# 1.55, 2.5; OpenVINO with bf16, which compiles first, 1.35, 1.25, 1.35, 1.8, 2.25: it is ahead from about 75 photos on.
+# At 320 px, where a photo saves half as much, 50 and 100 photos take 1.2 and 1.75 against 1.65 and 1.9: even at 120.
 MANY_PHOTOS = 100
 
 # From here on several photos go through the network at once, each on threads of its own: more photos a second, because
-# nobody waits for the slowest part of a layer, while the first photo takes longer. Whole processes with onnxruntime at
-# 416 px (2 cores), seconds of the processor for 1, 4, 8, 20 and 200 photos: one at a time 0.8, 1.05, 1.2, 2.0, 9.9; two
-# at a time 0.75, 0.9, 0.95, 1.4, 7.1. A run takes 17.7 ms on both cores and 31 ms on one; so from 8 photos on two at a
-# time are never behind, odd numbers included, and every slot below has a photo.
+# nobody waits for the slowest part of a layer, while the first photo takes longer. Seconds of the processor that whole
+# processes take (onnxruntime, 2 cores, 416 px) for 1, 4, 8, 20 and 200 photos: one at a time 0.8, 1.05, 1.2, 2.0, 9.9;
+# two at a time 0.75, 0.9, 0.95, 1.4, 7.1. By the clock both take as long up to 8 photos, and 1.3 and 1.0 s for 20. With
+# fewer than the slots below, a machine of many cores would leave some of them idle.
 SEVERAL_PHOTOS = 8
 _MOST_PARALLEL = 8  # each run at a time takes memory for its own intermediate results
 

@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals of AP, AP50, AP75 and of each class, of one model and of the gap between two."""
+"""How sure a figure is: intervals of AP, AP50, AP75 and of each class."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Intervals:
 
     `resolution` is how far apart the AP of two models must be for two independent tests on sets of this size to tell
     them apart: z * sqrt(2) * standard error, with z = 1.96 at level 0.95; `resolution_AP50` alike; -1 is undefined.
-    Two models on the same photos mostly fail on the same ones, so `paired_bootstrap` tells smaller gaps apart.
+    Two models on the same photos mostly fail on the same ones, so `detkit.evaluate.compare` tells smaller gaps apart.
     """
 
     AP: Interval
@@ -64,46 +64,6 @@ class Intervals:
     def figures(self) -> dict[str, list[float]]:
         """AP, AP50 and AP75 by name as [low, high]."""
         return {name: list(getattr(self, name)) for name in FIGURES}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON values; an interval is [low, high]."""
-        return _plain(asdict(self))
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A figure of model B less that of model A, its interval, and the share of draws in which B is better.
-
-    Draws without a difference count half. All four numbers are -1 where the figure is undefined (see Intervals).
-    """
-
-    delta: float
-    interval: Interval
-    b_better: float
-
-
-@dataclass(frozen=True, slots=True)
-class ClassDifferences:
-    """One class: B less A in AP and in AP50."""
-
-    name: str
-    category_id: int
-    AP: Difference
-    AP50: Difference
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Model B against model A on the same photos, both measured on the same draws."""
-
-    AP: Difference
-    AP50: Difference
-    AP75: Difference
-    per_class: tuple[ClassDifferences, ...]
-    images: int
-    draws: int
-    seed: int
-    level: float
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values; an interval is [low, high]."""
@@ -151,37 +111,6 @@ def bootstrap(
     )
 
 
-def paired_bootstrap(
-    dataset: Dataset,
-    predictions_a: Sequence[Detections],
-    predictions_b: Sequence[Detections],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = LEVEL,
-    max_det: int = MAX_DET,
-) -> Comparison:
-    """How much better model B is than model A on the same photos; what is hard for both drops out of the difference.
-
-    Arguments and errors are those of `bootstrap`, with the predictions of both models.
-    """
-    _check_settings(draws, seed, level)
-    matchings = [match(dataset, predictions, max_det) for predictions in (predictions_a, predictions_b)]
-    a, b = resample(matchings, draws, seed)
-    rows = _differences(b - a, effective_images(matchings[0]), level)
-    classes = zip(dataset.class_names, dataset.category_ids, rows[0][1:], rows[1][1:], strict=True)
-    return Comparison(
-        AP=rows[0][0],
-        AP50=rows[1][0],
-        AP75=rows[2][0],
-        per_class=tuple(ClassDifferences(*values) for values in classes),
-        images=len(dataset),
-        draws=draws,
-        seed=seed,
-        level=level,
-    )
-
-
 def _check_settings(draws: int, seed: int, level: float) -> None:
     if draws < 2 or seed < 0 or not 0 < level < 1:
         expected = "draws >= 2, seed >= 0, level between 0 and 1"
@@ -193,20 +122,6 @@ def _intervals(figures: Figures, images: NDArray[np.float64], level: float) -> l
     angles = np.arcsin(np.sqrt(np.clip(figures, 0, 1)))
     ends = np.sin(np.clip(limits(figures, angles, images, level), 0, np.pi / 2)) ** 2
     return [[_interval(pair) for pair in rows] for rows in ends]
-
-
-def _differences(gaps: Figures, images: NDArray[np.float64], level: float) -> list[list[Difference]]:
-    """Differences with their intervals: [3][1 + K]."""
-    ends = np.clip(limits(gaps, gaps, images, level), -1, 1)
-    return [[_difference(*each) for each in zip(*rows, strict=True)] for rows in zip(gaps, ends, strict=True)]
-
-
-def _difference(gaps: NDArray[np.float64], ends: NDArray[np.float64]) -> Difference:
-    interval, drawn = _interval(ends), known(gaps[1:])
-    if np.isnan(ends).any():
-        return Difference(UNDEFINED, interval, UNDEFINED)
-    better = (np.mean(drawn > 0) + np.mean(drawn >= 0)) / 2
-    return Difference(float(gaps[0]), interval, float(better))
 
 
 def _interval(ends: NDArray[np.float64]) -> Interval:
