@@ -66,7 +66,8 @@ def test_fp32_is_onnxruntime_on_real_photos() -> None:
 
 
 def test_bf16_finds_the_same_objects_within_its_tolerance() -> None:
-    """On street5's val split half the boxes move by less than 0.6 px and 99 % by less than 9."""
+    """On street5's val split all 828 boxes scored 0.3 or more are found again, half of them less than 0.5 px and 0.005
+    in score away, 99 % less than 12 px and 0.12; AP is 0.414 in both."""
     if not has_bf16():
         pytest.skip("this processor has no bf16")
     engine = OpenVinoEngine(find_weights())
@@ -78,8 +79,8 @@ def test_bf16_finds_the_same_objects_within_its_tolerance() -> None:
     for photo in ("chelsea.jpg", "grace_hopper.jpg"):
         found, expected = (best(Predictor(one, conf=0.3), photo) for one in (engine, OnnxEngine(find_weights())))
         assert found.labels == expected.labels
-        np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, atol=9)
-        np.testing.assert_allclose(found.scores, expected.scores, atol=0.05)
+        np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, atol=12)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=0.12)
 
 
 def test_bf16_on_a_processor_without_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ from detkit.weights import ModelCard, read_card
 
 EngineName = Literal["auto", "onnxruntime", "openvino", "openvino-bf16", "torch"]
 
-# Seconds of whole `detkit detect` processes (2 cores, 416 px) for 1, 8, 20, 50 and 100 photos: onnxruntime 0.7, 0.9, 1.0,
-# 1.55, 2.5; OpenVINO with bf16, which compiles first, 1.35, 1.25, 1.35, 1.8, 2.25: it is ahead from about 75 photos on.
-# At 320 px, where a photo saves half as much, 50 and 100 photos take 1.2 and 1.75 against 1.65 and 1.9: even at 120.
+# Seconds of whole `detkit detect` processes (2 cores, 416 px) for 1, 8, 20, 50 and 100 photos: onnxruntime 0.7, 0.9,
+# 1.0, 1.55, 2.5; OpenVINO with bf16, which compiles first, 1.35, 1.25, 1.35, 1.8, 2.25: it is ahead from 75 or so
+# on. At 320 px a photo saves half as much: 1.2 and 1.75 for 50 and 100 photos against 1.65 and 1.9.
 MANY_PHOTOS = 100
 
 # From here on several photos go through the network at once, each on threads of its own: more photos a second, because
