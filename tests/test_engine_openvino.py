@@ -116,7 +116,7 @@ def test_a_last_small_batch_waits_for_no_compilation(model: Path) -> None:
         canvases = noise(count, seed=count)
         found = engine.run(canvases)
         np.testing.assert_allclose(found.scores, reference.run(canvases).scores, rtol=1e-5)
-        compiled.append([slots for slots, *_ in engine._requests])
+        compiled.append([slots for slots, *_ in engine._free])
     assert compiled == [[4], [4], [4, 1], [1, 4], [1, 4], [1, 4, 5]]
 
 
@@ -124,7 +124,7 @@ def test_only_a_few_compiled_shapes_are_kept(model: Path) -> None:
     engine = OpenVinoEngine(model, precision="fp32")
     for count in range(1, _KEPT_SHAPES + 3):  # growing: nothing larger to fill up
         engine.run(noise(count))
-    assert [slots for slots, *_ in engine._requests] == list(range(3, _KEPT_SHAPES + 3))
+    assert [slots for slots, *_ in engine._free] == list(range(3, _KEPT_SHAPES + 3))
 
 
 def test_threads_share_an_engine(model: Path) -> None:
@@ -242,3 +242,21 @@ def test_threads_follow_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch
     assert (thread_count(None), thread_count(5)) == (3, 5)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert (thread_count(None), thread_count(1)) == (0, 1)
+
+
+def test_threads_share_an_engine_from_its_first_run_on(model: Path) -> None:
+    """In its own process: OpenVINO's table of types, made at the first call, once made two threads wait for ever."""
+    work = f"""
+import threading
+import numpy as np
+from detkit.engines.openvino import OpenVinoEngine
+
+engine = OpenVinoEngine({str(model)!r}, precision="fp32", parallel=2)
+canvas = np.zeros((1, {CANVAS}, {CANVAS}, 3), np.uint8)
+threads = [threading.Thread(target=lambda: [engine.run(canvas) for _ in range(20)]) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    subprocess.run([sys.executable, "-c", work], check=True, timeout=120)
