@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,8 +51,8 @@ def test_an_onnx_copy_has_the_new_card_and_the_old_network(model: Path, tmp_path
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_engines_run_the_copy_and_give_the_same(engine: str, model: Path, tmp_path: Path) -> None:
-    if engine == "openvino":
-        pytest.importorskip("openvino")
+    if engine == "openvino" and importlib.util.find_spec("openvino") is None:  # its own import reports to its makers
+        pytest.skip("needs the openvino extra")
     with_card(model, NEW, tmp_path / "copy.onnx")
     photo = np.random.default_rng(0).integers(0, 256, (2, CANVAS, CANVAS, 3), dtype=np.uint8)
     outputs = [open_engine(path, engine).run(photo) for path in (model, tmp_path / "copy.onnx")]
