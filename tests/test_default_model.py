@@ -84,11 +84,17 @@ def test_face_and_points_together_on_a_sample_photo() -> None:
     point = dict(zip(names, found.points_xyv[0, :, :2], strict=True))
     assert all(x1 < x < x2 and y1 < y < y2 for x, y in point.values())
     assert point["left_eye"][1] < point["nose"][1] < point["mouth_left"][1]
-    assert {"street", "street-small", "face", "face-landmarks"} == {model.name for model in read_manifest()[1]}
+    names = {"street", "street-small", "street-large", "face", "face-landmarks"}
+    assert names == {model.name for model in read_manifest()[1]}
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "figure", "bound"), [("face", "fddb", "AP50", 0.90), ("street-small", "street5", "AP50", 0.62)]
+    ("name", "data", "figure", "bound"),
+    [
+        ("face", "fddb", "AP50", 0.90),
+        ("street-small", "street5", "AP50", 0.62),
+        ("street-large", "street5", "AP50", 0.62),
+    ],
 )
 def test_the_other_models_are_as_good_as_promised(
     name: str, data: str, figure: str, bound: float, shared_data: Path

@@ -241,7 +241,7 @@ class Predictor:
         found: list[Detections] = []
         step = len(canvases) if batch == 1 and self.tiling is None else batch
         for start in range(0, len(canvases), step):
-            part = np.stack(canvases[start : start + step])
+            part = canvases[start][None] if step == 1 else np.stack(canvases[start : start + step])
             missing = step - len(part)
             if missing:
                 part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.uint8)])
