@@ -13,7 +13,7 @@ from test_matching import AWAY, BOX
 
 from detkit.errors import MissingExtraError, RunError
 from detkit.evaluate.analysis import Analysis, analyse
-from detkit.evaluate.plots import _merged, write_plots
+from detkit.evaluate.plots import merged, write_plots
 from detkit.images import read_image
 
 
@@ -45,10 +45,10 @@ def test_small_classes_stand_together() -> None:
     counts = np.zeros((13, 13), np.int64)
     counts[np.arange(12), np.arange(12)] = np.arange(12) + 1
     counts[0, 1], counts[0, 12], counts[12, 0] = 5, 3, 7  # class 0 has 9 objects, class 1 has 2, class 2 has 3
-    merged, names = _merged(counts, [f"class {k}" for k in range(12)])
+    joined, names = merged(counts, [f"class {k}" for k in range(12)])
     assert names == ["class 0", *(f"class {k}" for k in range(3, 12)), "2 others", "background"]
-    assert merged.sum() == counts.sum()
-    assert (merged[10, 10], merged[0, 10], merged[0, 11], merged[11, 0]) == (2 + 3, 5, 3, 7)
+    assert joined.sum() == counts.sum()
+    assert (joined[10, 10], joined[0, 10], joined[0, 11], joined[11, 0]) == (2 + 3, 5, 3, 7)
 
 
 def test_without_matplotlib_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ from detkit.evaluate.mistakes import (
     ConfusionMatrix,
     ErrorTypes,
     _ap50,
-    _tell_apart,
     confusion_matrix,
     error_types,
+    tell_apart,
 )
 from detkit.evaluate.overlaps import find_overlaps, owners, told_apart
 
@@ -159,7 +159,7 @@ def test_mending_everything_gives_one_and_ap50_is_evaluates() -> None:
     for seed in range(120):
         dataset, predictions, max_det = random_case(seed)
         table = find_overlaps(dataset, predictions, max_det)
-        result, verdict = error_types(table, conf=0.5), _tell_apart(table)
+        result, verdict = error_types(table, conf=0.5), tell_apart(table)
         assert result.AP50 == pytest.approx(evaluate(dataset, predictions, max_det=max_det).AP50, abs=1e-9)
         wrong, lost = ~verdict.hit & ~verdict.ignored, table.counts & ~verdict.found
         assert sum(e.count for e in result.types[:5]) == wrong.sum() == result.totals[0].count

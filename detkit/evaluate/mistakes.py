@@ -153,12 +153,12 @@ def error_types(table: Overlaps, *, conf: Conf) -> ErrorTypes:
         table: from `find_overlaps`.
         conf: the working threshold, for the counts of what a user would see; AP50 takes all boxes.
     """
-    told = _tell_apart(table)
+    told = tell_apart(table)
     whole = _ap50(table, told.hit, told.ignored)
     shown = table.shown(conf)
     costs = [_cost(table, told, kind, shown, whole) for kind in ERROR_TYPES]
     wrong = ~told.hit & ~told.ignored
-    lost, lost_shown = table.counts & ~told.found, table.counts & ~_found(table, told, shown)
+    lost, lost_shown = table.counts & ~told.found, table.counts & ~found_as_shown(table, told, shown)
     without = _gain(whole, _ap50(table, told.hit, told.ignored | wrong))
     complete = _gain(whole, _ap50(table, told.hit, told.ignored, left_out=lost))
     totals = (
@@ -168,7 +168,7 @@ def error_types(table: Overlaps, *, conf: Conf) -> ErrorTypes:
     return ErrorTypes(whole, tuple(costs), totals, tuple(thresholds(conf, table.class_count).tolist()))
 
 
-def _tell_apart(table: Overlaps) -> _Told:
+def tell_apart(table: Overlaps) -> _Told:
     owner = owners(table, FOREGROUND_IOU)
     hit, ignored = told_apart(table, owner)
     asked, same = table.counts[table.truth], table.same_class
@@ -191,7 +191,7 @@ def _tell_apart(table: Overlaps) -> _Told:
     return told
 
 
-def _found(table: Overlaps, told: _Told, shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def found_as_shown(table: Overlaps, told: _Told, shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Truths hit by a detection that is shown, [M]: matching takes the best first, so the others change nothing."""
     found = np.zeros(len(table.counts), np.bool_)
     owner = owners(table, FOREGROUND_IOU, shown=shown & told.hit)
@@ -199,7 +199,9 @@ def _found(table: Overlaps, told: _Told, shown: NDArray[np.bool_]) -> NDArray[np
     return found
 
 
-def _missed(table: Overlaps, told: _Told, found: NDArray[np.bool_], shown: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def missed_as_shown(
+    table: Overlaps, told: _Told, found: NDArray[np.bool_], shown: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """Truths not found that no classification or localization error is about, [M]."""
     missed = table.counts & ~found
     missed[told.target[(told.target >= 0) & shown]] = False
@@ -208,8 +210,8 @@ def _missed(table: Overlaps, told: _Told, found: NDArray[np.bool_], shown: NDArr
 
 def _cost(table: Overlaps, told: _Told, kind: str, shown: NDArray[np.bool_], whole: float) -> ErrorCost:
     if kind == "missed":
-        missed = _missed(table, told, told.found, np.ones_like(shown))
-        seen = _missed(table, told, _found(table, told, shown), shown)
+        missed = missed_as_shown(table, told, told.found, np.ones_like(shown))
+        seen = missed_as_shown(table, told, found_as_shown(table, told, shown), shown)
         mended = _ap50(table, told.hit, told.ignored, left_out=missed)
         return ErrorCost(kind, int(missed.sum()), int(seen.sum()), _gain(whole, mended))
     rows = told.kinds[kind]

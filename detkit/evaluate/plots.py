@@ -100,7 +100,7 @@ def _in(folder: Path, name: str) -> Path:
 
 def _draw_pr(panels: Sequence[Axes], analysis: Analysis) -> None:
     for axes, (iou, each) in zip(panels, analysis.curves.pr.items(), strict=True):
-        kept, note = _most_truths(each)
+        kept, note = most_truths(each)
         for colour, curve in zip(_COLOURS, kept, strict=False):
             label = f"{_short(curve.name)}  {curve.AP:.3f}"
             axes.plot(RECALL_POINTS, curve.precision_at, color=colour, lw=1.5, label=label)
@@ -112,7 +112,7 @@ def _draw_pr(panels: Sequence[Axes], analysis: Analysis) -> None:
 
 
 def _draw_by_conf(panels: Sequence[Axes], analysis: Analysis) -> None:
-    kept, note = _most_truths(analysis.curves.by_conf)
+    kept, note = most_truths(analysis.curves.by_conf)
     mean = analysis.curves.mean
     for axes, name in zip(panels, ("f1", "precision", "recall"), strict=True):
         for colour, curve in [*zip(_COLOURS, kept, strict=False), (_INK, mean)]:
@@ -139,7 +139,7 @@ def _mark_conf(axes: Axes, conf: Sequence[float]) -> None:
 def _draw_confusion(panels: Sequence[Axes], analysis: Analysis) -> None:
     """Shares of each row as shades, counts as numbers; classes beyond the largest stand together as "others"."""
     axes, confusion = panels[0], analysis.confusion
-    counts, names = _merged(confusion.counts, confusion.class_names)
+    counts, names = merged(confusion.counts, confusion.class_names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
@@ -159,7 +159,7 @@ def _draw_confusion(panels: Sequence[Axes], analysis: Analysis) -> None:
     axes.set_title(f"What objects are taken for: {conf}, IoU {confusion.iou:g}", loc="left", fontsize=11, x=-0.15)
 
 
-def _merged(counts: NDArray[np.int64], class_names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+def merged(counts: NDArray[np.int64], class_names: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
     classes = len(class_names)
     names = [_short(name) for name in class_names]
     if classes <= MAX_CLASSES:
@@ -167,9 +167,9 @@ def _merged(counts: NDArray[np.int64], class_names: Sequence[str]) -> tuple[NDAr
     largest = np.sort(np.argsort(-counts[:-1].sum(axis=1), kind="stable")[:MAX_CLASSES])
     place = np.full(classes + 1, MAX_CLASSES)  # others
     place[largest], place[-1] = np.arange(MAX_CLASSES), MAX_CLASSES + 1
-    merged = np.zeros((MAX_CLASSES + 2, MAX_CLASSES + 2), np.int64)
-    np.add.at(merged, (place[:, None], place[None, :]), counts)
-    return merged, [*(names[k] for k in largest), f"{classes - MAX_CLASSES} others", BACKGROUND]
+    joined = np.zeros((MAX_CLASSES + 2, MAX_CLASSES + 2), np.int64)
+    np.add.at(joined, (place[:, None], place[None, :]), counts)
+    return joined, [*(names[k] for k in largest), f"{classes - MAX_CLASSES} others", BACKGROUND]
 
 
 def _draw_errors(panels: Sequence[Axes], analysis: Analysis) -> None:
@@ -240,7 +240,7 @@ def _recall_bars(axes: Axes, bins: Sequence[RecallBin], title: str, x_label: str
     axes.set_xticks(places, [each.name.replace(" ", "\n") for each in bins], fontsize=9)
 
 
-def _most_truths(each: Sequence[_Curve]) -> tuple[list[_Curve], str]:
+def most_truths(each: Sequence[_Curve]) -> tuple[list[_Curve], str]:
     """The classes to draw, in label order, and what to say of the others."""
     with_truths = [curve for curve in each if curve.truths]
     largest = sorted(with_truths, key=lambda curve: -curve.truths)[:MAX_CLASSES]

@@ -195,7 +195,11 @@ class Predictor:
             batch=reading.batch,
             parallel=self.engine.parallel,
         )
-        return run(items, stages, leave)
+        try:
+            yield from run(items, stages, leave)
+        finally:
+            if archives is not None:
+                archives.close()
 
     def _read_photo(self, data: bytes, item: Item, whole: bool) -> tuple[Image, tuple[int, int], Image]:
         """Pixels for the network, the photo's full height and width, and the picture to hand on.

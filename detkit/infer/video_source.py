@@ -133,7 +133,7 @@ def _stream_arguments(url: str) -> dict[str, Any]:
 def _refused(item: Item, error: Exception) -> DataError:
     found = getattr(error, "strerror", None) or str(error)
     if item.kind == "stream":
-        found = "no answer in time" if "xit requested" in found else found
+        found = "no answer in time" if "xit requested" in found else found.replace(item.url or item.name, item.name)
         expected = "a camera, or an rtsp, http or udp URL that gives video"
         return DataError("the stream cannot be opened", file=item.name, found=found, expected=expected)
     if _is_cut_mp4(item):

@@ -13,8 +13,7 @@ from detkit.evaluate.coco import UNDEFINED
 from detkit.evaluate.curves import CONF_GRID, ConfCurve, Curves, PrCurve
 from detkit.evaluate.matching import RECALL_POINTS
 from detkit.evaluate.mistakes import ConfusionMatrix
-from detkit.evaluate.plots import _merged as merged
-from detkit.evaluate.plots import _most_truths as most_truths
+from detkit.evaluate.plots import merged, most_truths
 from detkit.evaluate.report.svg import Axes, Markup, corners, number, picture, tag
 
 _TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

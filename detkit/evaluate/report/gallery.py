@@ -10,10 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.boxes import xywh_to_xyxy
-from detkit.evaluate.mistakes import FOREGROUND_IOU, MEANINGS
-from detkit.evaluate.mistakes import _found as found_as_shown
-from detkit.evaluate.mistakes import _missed as missed_as_shown
-from detkit.evaluate.mistakes import _tell_apart as tell_apart
+from detkit.evaluate.mistakes import FOREGROUND_IOU, MEANINGS, found_as_shown, missed_as_shown, tell_apart
 from detkit.evaluate.overlaps import Conf, Overlaps, owners
 from detkit.evaluate.report.svg import Markup, joined, number, tag
 
