@@ -17,7 +17,7 @@ from detkit.errors import DataError
 from detkit.infer import video_source
 from detkit.infer.frames import Item
 from detkit.infer.video import VideoReader
-from detkit.infer.video_source import _stream_arguments
+from detkit.infer.video_source import _refused, _stream_arguments
 from tests.small_videos import make_video, number_of, picture
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -153,3 +153,10 @@ def test_how_cameras_and_urls_are_opened(
 
 def test_rtsp_comes_over_tcp() -> None:
     assert _stream_arguments("rtsp://a/b")["container_options"] == {"rtsp_transport": "tcp"}
+
+
+def test_a_refusal_does_not_repeat_the_password() -> None:
+    item = Item("rtsp://***@camera/1", Path("camera"), "stream", url="rtsp://me:secret@camera/1")
+    said = str(_refused(item, RuntimeError("cannot open rtsp://me:secret@camera/1: refused")))
+    assert "secret" not in said
+    assert "cannot open rtsp://***@camera/1: refused" in said
