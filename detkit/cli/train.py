@@ -179,20 +179,20 @@ def need_torch() -> None:
 def _overrides(flags: dict[str, str | int | None]) -> list[str]:
     """The options as `key=value` settings."""
     from detkit.train.schedule import parse_time
+    from detkit.train.settings import TABLES
 
     time, batch = flags["--time"], flags["--batch"]
     if time is not None and flags["--epochs"] is not None:
         raise UsageError("--time and --epochs contradict each other")
     if batch not in (None, "auto") and not str(batch).isdecimal():
         raise UsageError("--batch", found=repr(batch), expected="a whole number, or auto")
-    table = "landmarks" if flags["--task"] == "landmarks" else "model"
     values = {
         "task": flags["--task"],
         "epochs": flags["--epochs"],
         "time_min": None if time is None else parse_time(str(time)),
         "size_px": flags["--size"],
         "batch_size": 0 if batch == "auto" else batch,
-        f"{table}.backbone": flags["--backbone"],
+        f"{TABLES[str(flags['--task'] or 'yolo')]}.backbone": flags["--backbone"],
         "format": flags["--format"],
         "allow_bad": flags["--allow-bad"],
     }
@@ -222,7 +222,7 @@ def _begun(settings: TrainSettings, run: Path | None, team: Team, say: Callable[
         return terminal.progress(facts, total=total, title="checking the data") if team.leads else facts
 
     report = check_data(settings, watch)
-    data = usable_data(report, settings.allow_bad)
+    data = usable_data(report, settings)
     _say_data(data, report, say)
     start = "ImageNet weights" if settings.network.pretrained else settings.start or "random weights"
     say(f"model: {settings.network.backbone} from {start}, {settings.size_px} px, {settings.precision}")
@@ -239,6 +239,8 @@ def _say_data(data: TrainingData, report: CheckReport, say: Callable[[str], None
             f"{terminal.count(data.left_out_images, 'photo')} and {terminal.count(data.left_out_boxes, 'box', 'boxes')}"
         )
         say(f"left out because of errors: {left}")
+    if data.unsuited_images:
+        say(f"left out because the task cannot learn from them: {terminal.count(data.unsuited_images, 'photo')}")
     if report.warnings:
         say(f"{terminal.count(len(report.warnings), 'warning')} about the data; see detkit data check {report.path}")
 

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from detkit.engines import Outputs
-from detkit.models.build import Model
 from detkit.models.checkpoint import load_model
+from detkit.models.network import Network
 from detkit.weights import ModelCard
 
 
@@ -20,7 +20,7 @@ class TorchEngine:
     name = "torch"
     parallel = 1  # PyTorch's threads serve one run at a time
 
-    def __init__(self, model: Model, card: ModelCard, *, bf16: bool = False) -> None:
+    def __init__(self, model: Network, card: ModelCard, *, bf16: bool = False) -> None:
         """Args: model and its card. bf16: run convolutions in bfloat16 (faster, slightly different numbers)."""
         self.model, self.card, self.bf16 = model.to(memory_format=torch.channels_last).eval(), card, bf16
         self.device = next(model.parameters()).device

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Source = str | Path | Item
 _LARGEST_SIZE_PX = 4096  # beyond it a network needs more memory than machines have; tiles are the way
+_ANY_SIZE = ("yolo", "darknet")  # tasks whose networks are convolutions from the first layer to the last
 _SIZE_STEP_PX = 32  # of the networks here: their coarsest map has one cell for so many pixels
 
 
@@ -281,8 +282,8 @@ def _archive_reader(items: Sequence[Item]) -> ArchiveReader | None:
 
 
 def _canvas_hw(card: ModelCard, size_px: int) -> tuple[int, int]:
-    """The canvas for a size asked for; the box heads work at any, the landmark heads at their own."""
-    if card.task != "yolo":
+    """The canvas for a size asked for; networks of convolutions alone work at any, the others at their own."""
+    if card.task not in _ANY_SIZE:
         raise UsageError(f"a model for {card.task} looks at its own size only", expected=f"{card.input_hw[0]} px")
     if not _SIZE_STEP_PX <= size_px <= _LARGEST_SIZE_PX or size_px % _SIZE_STEP_PX:
         near = min(max(_SIZE_STEP_PX, round(size_px / _SIZE_STEP_PX) * _SIZE_STEP_PX), _LARGEST_SIZE_PX)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from detkit.errors import UsageError, WeightsError
 from detkit.files import replacing
-from detkit.models.build import Model, build
+from detkit.models.build import build
+from detkit.models.network import Network
 from detkit.weights import CARD_KEY, ModelCard, read_card
 
 TRAINING_PREFIX = "train."  # tensors that only training needs (optimiser state); an ordinary model skips them
@@ -42,7 +43,7 @@ def save_model(path: Path, model: nn.Module, card: ModelCard) -> None:
     save_tensors(path, model.state_dict(), {CARD_KEY: card.to_json()})
 
 
-def load_model(path: Path) -> tuple[Model, ModelCard]:
+def load_model(path: Path) -> tuple[Network, ModelCard]:
     """The network a `.safetensors` file holds, in evaluation mode, and its card.
 
     Raises:

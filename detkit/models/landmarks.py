@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from detkit.detections import Detections
 from detkit.models.backbones import STRIDES, build_backbone
 from detkit.models.neck import ConvBlock, MixBlock
+from detkit.models.network import Network
 
 _CHANNELS = 4  # heat, x offset, y offset, visibility
 _WING_WIDTH, _WING_CURVE = 10.0, 2.0  # w and epsilon of the wing loss, in hundredths of the canvas side
@@ -55,7 +56,7 @@ class Raw(NamedTuple):
     maps: Tensor
 
 
-class Landmarks(nn.Module):
+class Landmarks(Network):
     """Backbone, top-down path and one head that gives four maps a point at stride 8."""
 
     stride = STRIDES[0]

@@ -17,6 +17,7 @@ from detkit.models.assign import Matches, Targets, assign_by_shape, assign_by_si
 from detkit.models.backbones import STRIDES, build_backbone
 from detkit.models.losses import ciou_pairs, focal_loss, quality_focal_loss, smooth_one_hot
 from detkit.models.neck import ConvBlock, Pyramid
+from detkit.models.network import Network
 
 _LEVEL_WEIGHTS = (4.0, 1.0, 0.4)  # objectness: a fine grid has 16 times the cells, nearly all of them empty
 _PER_MATCH = 0.2  # focal objectness is a sum per match: with this, one objectness_gain serves it and "bce" alike
@@ -68,7 +69,7 @@ class Raw(NamedTuple):
     levels: tuple[Tensor, ...]
 
 
-class Yolo(nn.Module):
+class Yolo(Network):
     """Backbone, feature pyramid and one anchor head per stride."""
 
     strides = STRIDES

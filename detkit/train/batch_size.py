@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detkit.detections import Detections
 from detkit.errors import RunError
-from detkit.models.build import Model
+from detkit.models.network import Network
 from detkit.train.memory import available_bytes, measure_step
 from detkit.train.selftest import Trial, rng_untouched
 
@@ -39,7 +39,7 @@ class BatchChoice:
 
 
 def largest_batch(
-    model: Model,
+    model: Network,
     canvases: Tensor,
     truths: Sequence[Detections],
     *,

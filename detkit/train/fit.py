@@ -251,7 +251,7 @@ class Fit:
 
     def _diagnosis(self, figures: Figures | None, losses: dict[str, float]) -> str | None:
         """What seems to be wrong where AP stays 0."""
-        if figures is None or self.diary is None or self.settings.task != "yolo":
+        if figures is None or self.diary is None or self.task.figure != "AP":
             return None
         rows = [*self.folder.rows(self.folder.metrics), {"loss": losses, "val": figures}]
         history = [row["val"]["AP"] for row in rows if row["val"]]

@@ -80,7 +80,7 @@ def read_run(path: Path) -> RunRecord:
     spent = [_number(source.get("seconds")) for source in (summary, *rows[-1:])]
     done = rows[-1]["epoch"] if rows else _whole(summary.get("epochs")) or _whole(training.get("epochs_done")) or 0
     task = _text(settings.get("task")) if card is None else card.task
-    table = "landmarks" if task == "landmarks" else "model"
+    table = task if f"{task}.backbone" in settings else "model"
     backbone = settings.get(f"{table}.backbone") if card is None else card.architecture.get("backbone")
     source = settings.get("data")
     time_min = _number(settings.get("time_min")) or None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detkit.detections import Detections
-from detkit.models.build import Model
+from detkit.models.network import Network
 from detkit.train.distributed import Team
 from detkit.train.optim import FROZEN, average_weights, build_optimizer, freeze_stages, set_learning_rate
 from detkit.train.settings import TrainSettings
@@ -30,7 +30,7 @@ class Learner:
         from_pretrained: whether the backbone has learnt before; then it learns more slowly and its stem may be frozen.
     """
 
-    def __init__(self, model: Model, settings: TrainSettings, team: Team, *, from_pretrained: bool) -> None:
+    def __init__(self, model: Network, settings: TrainSettings, team: Team, *, from_pretrained: bool) -> None:
         self.settings, self.team, self.device = settings, team, team.device
         if settings.sync_bn and team.size > 1:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -91,7 +91,7 @@ class Learner:
         """Give every process the averaged weights of the first, so that all judge the same network."""
         self.team.spread(self.averaged.module.state_dict())
 
-    def averaged_model(self) -> Model:
+    def averaged_model(self) -> Network:
         """The averaged network, ready to be used."""
-        model: Model = self.averaged.eval().module  # type: ignore[assignment]
+        model: Network = self.averaged.eval().module  # type: ignore[assignment]
         return model

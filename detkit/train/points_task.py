@@ -14,7 +14,7 @@ from detkit.detections import Detections
 from detkit.engines import Engine
 from detkit.evaluate.landmarks import evaluate_landmarks
 from detkit.infer.landmarks import LandmarkPredictor
-from detkit.train.crops import BoxCrops, Photos
+from detkit.train.crops import BoxCrops, Photos, card_fields, listed_shape
 from detkit.train.loader import Batch, CanvasMaker
 from detkit.train.settings import TrainSettings
 from detkit.weights import ModelCard
@@ -26,6 +26,17 @@ class Landmarking:
 
     figure: str = "NME"
     higher_is_better: bool = False
+
+    def usable(self, dataset: Dataset) -> Dataset:
+        """Every photo: `canvases` takes the boxes that have points."""
+        return dataset
+
+    def plan(self, train: Dataset, settings: TrainSettings) -> None:
+        """There are no anchors."""
+
+    def card_fields(self, train: Dataset, settings: TrainSettings) -> dict[str, Any]:
+        """The points, the crop, and the mean shape that a model is measured against."""
+        return card_fields(train, settings.crop) | {"training": {"mean_shape": listed_shape(train)}}
 
     def canvases(self, photos: Photos, settings: TrainSettings, card: ModelCard) -> BoxCrops:
         """One crop for each labelled box."""

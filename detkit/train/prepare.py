@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +15,6 @@ from detkit.errors import DataError
 from detkit.models.anchors import AnchorFit, Collisions, anchor_fit, count_collisions, kmeans_anchors
 from detkit.models.backbones import STRIDES
 from detkit.models.build import architecture
-from detkit.train.crops import card_fields, listed_shape
 from detkit.train.settings import TrainSettings
 from detkit.weights import ModelCard
 
@@ -47,32 +49,37 @@ def plan_anchors(dataset: Dataset, settings: TrainSettings) -> AnchorPlan:
 
 
 def new_card(
-    train: Dataset, plan: AnchorPlan | None, settings: TrainSettings, left_out_images: int = 0, left_out_boxes: int = 0
+    train: Dataset,
+    plan: AnchorPlan | None,
+    settings: TrainSettings,
+    of_task: Mapping[str, Any] = MappingProxyType({}),
+    left_out: Mapping[str, int] = MappingProxyType({}),
 ) -> ModelCard:
-    """The card of a model about to be trained on `train`; `plan` is None for a task without anchors.
+    """The card of a model about to be trained on `train`.
 
     Args:
-        left_out_images, left_out_boxes: what of the data, both splits, is not used because of errors in its labels.
+        plan: None for a task without anchors.
+        of_task: what the task adds, by field of the card; see `Task.card_fields`.
+        left_out: what of the data, both splits, is not used; it joins the card's training summary.
     """
-    points = card_fields(train, settings.crop) if settings.task == "landmarks" else {}
-    shape = {"mean_shape": listed_shape(train)} if settings.task == "landmarks" else {}
+    training = {
+        "data": train.name,
+        "data_sha256": train.content_hash(),
+        "images": len(train),
+        "boxes": train.box_count,
+        "left_out_images": 0,
+        "left_out_boxes": 0,
+        **left_out,
+        "epochs": settings.epochs,
+        "seed": settings.seed,
+        **of_task.get("training", {}),
+    }
     return ModelCard(
         task=settings.task,
         architecture=architecture(settings.network),
         class_names=train.class_names,
         input_hw=(settings.size_px, settings.size_px),
         anchors_wh_px=() if plan is None else plan.anchors_wh_px,
-        training={
-            "data": train.name,
-            "data_sha256": train.content_hash(),
-            "images": len(train),
-            "boxes": train.box_count,
-            "left_out_images": left_out_images,
-            "left_out_boxes": left_out_boxes,
-            "epochs": settings.epochs,
-            "seed": settings.seed,
-        }
-        | shape,
         licences=LICENCES,
-        **points,
+        **{**of_task, "training": training},
     )

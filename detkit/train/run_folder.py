@@ -16,8 +16,8 @@ from detkit.errors import RunError, UsageError, WeightsError
 from detkit.export import export_onnx
 from detkit.files import replacing
 from detkit.model_header import read_header_text
-from detkit.models.build import Model
 from detkit.models.checkpoint import TRAINING_PREFIX, load_tensors, save_model, save_tensors
+from detkit.models.network import Network
 from detkit.train.learner import Learner
 from detkit.train.loader import Batch
 from detkit.train.plots import write_batch_sheet
@@ -118,7 +118,7 @@ class RunFolder:
         write_batch_sheet(self.plots / "bad_batch.png", canvases, truths, class_names)
         return path
 
-    def save_best(self, model: Model, card: ModelCard) -> None:
+    def save_best(self, model: Network, card: ModelCard) -> None:
         """Write best.onnx (proven equal) and best.safetensors."""
         export_onnx(model, card, self.best_onnx)
         save_model(self.best, model, card)

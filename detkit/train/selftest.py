@@ -21,7 +21,7 @@ from torch import Tensor
 from detkit.detections import Detections
 from detkit.errors import RunError
 from detkit.export import Proof, export_onnx
-from detkit.models.build import Model
+from detkit.models.network import Network
 from detkit.train.learner import DTYPES
 from detkit.weights import ModelCard
 
@@ -52,7 +52,7 @@ class Trial:
         RunError: no weight can change.
     """
 
-    def __init__(self, model: Model, precision: str, rate: float) -> None:
+    def __init__(self, model: Network, precision: str, rate: float) -> None:
         self.twin = copy.deepcopy(model).train()
         for module in self.twin.modules():
             own = list(module.parameters())
@@ -82,7 +82,7 @@ class Trial:
 
 
 def loss_falls(
-    model: Model, canvases: Tensor, truths: Sequence[Detections], *, precision: str = "fp32", steps: int = 10
+    model: Network, canvases: Tensor, truths: Sequence[Detections], *, precision: str = "fp32", steps: int = 10
 ) -> LossFall:
     """Prove that the network can learn: some steps on one batch must lower the loss on it, by any of three rates.
 
@@ -138,7 +138,7 @@ def _total(parts: dict[str, float]) -> float:
     return sum(parts.values())
 
 
-def export_round_trip(model: Model, card: ModelCard) -> Proof:
+def export_round_trip(model: Network, card: ModelCard) -> Proof:
     """Prove that the network can be exported: its ONNX file gives the same boxes; nothing is kept.
 
     Raises:

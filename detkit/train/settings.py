@@ -8,16 +8,19 @@ from typing import Literal
 
 import torch
 
-from detkit.errors import UsageError
+from detkit.errors import UsageError, WeightsError
 from detkit.models.backbones import PRETRAINED, SIZE_MULTIPLE
 from detkit.models.build import with_architecture
 from detkit.models.landmarks import LandmarkSettings
+from detkit.models.network import NetworkSettings
 from detkit.models.yolo import YoloSettings
 from detkit.train.augment import AugmentSettings
 from detkit.train.crops import CropSettings
 from detkit.train.loader import multi_scale_sides
 from detkit.train.optim import OptimSettings
-from detkit.weights import read_card
+from detkit.weights import ModelCard, read_card
+
+TABLES = {"yolo": "model", "landmarks": "landmarks"}  # task -> the table of its network's settings
 
 _GROWN_BY = 0.7  # share of the run after which the canvas has its full size
 
@@ -90,9 +93,9 @@ class TrainSettings:
         multi_scale_sides(self.size_px, self.multi_scale)
 
     @property
-    def network(self) -> YoloSettings | LandmarkSettings:
+    def network(self) -> NetworkSettings:
         """The settings of the network of this task."""
-        return self.model if self.task == "yolo" else self.landmarks
+        return getattr(self, TABLES[self.task])
 
     def sides_px(self, progress: float) -> tuple[int, ...]:
         """The canvas sides a batch may have when `progress` (0-1) of the run is done."""
@@ -111,11 +114,7 @@ def resolve(settings: TrainSettings) -> TrainSettings:
         UsageError: a setting this machine cannot follow.
     """
     if settings.start is not None:
-        card = read_card(settings.start)
-        if card.task == "landmarks":
-            settings = replace(settings, task="landmarks", landmarks=with_architecture(settings.landmarks, card))
-        else:
-            settings = replace(settings, task="yolo", model=with_architecture(settings.model, card))
+        settings = _as_card(settings, read_card(settings.start))
     has_gpu = torch.cuda.is_available()
     if not has_gpu:
         for name, wanted in (("precision", settings.precision == "fp16"), ("sync_bn", settings.sync_bn)):
@@ -130,5 +129,19 @@ def resolve(settings: TrainSettings) -> TrainSettings:
     pretrained = settings.network.pretrained
     if pretrained is None:
         pretrained = settings.start is None and settings.network.backbone in PRETRAINED
-    changes = {"model" if settings.task == "yolo" else "landmarks": replace(settings.network, pretrained=pretrained)}
-    return replace(settings, precision=precision, compile=compiled, **changes)  # type: ignore[arg-type]
+    settings = with_network(settings, pretrained=pretrained)
+    return replace(settings, precision=precision, compile=compiled)
+
+
+def _as_card(settings: TrainSettings, card: ModelCard) -> TrainSettings:
+    """The settings with a card's task and the architecture of its network."""
+    if card.task not in TABLES:
+        raise WeightsError("unknown task in the model card", found=repr(card.task), expected=" or ".join(TABLES))
+    settings = replace(settings, task=card.task)  # type: ignore[arg-type]
+    return replace(settings, **{TABLES[card.task]: with_architecture(settings.network, card)})  # type: ignore[arg-type]
+
+
+def with_network(settings: TrainSettings, **changes: object) -> TrainSettings:
+    """The settings with something else in those of their network."""
+    network = replace(settings.network, **changes)  # type: ignore[type-var]
+    return replace(settings, **{TABLES[settings.task]: network})  # type: ignore[arg-type]

@@ -14,9 +14,10 @@ from detkit.errors import DataError
 from detkit.train.batch_size import BatchChoice
 from detkit.train.distributed import Team
 from detkit.train.fit import Fit
-from detkit.train.prepare import AnchorPlan, new_card, plan_anchors
+from detkit.train.prepare import AnchorPlan, new_card
 from detkit.train.run_folder import RunFolder, free_name
 from detkit.train.settings import TrainSettings
+from detkit.train.tasks import task_of
 from detkit.train.trials import choose_batch
 from detkit.weights import ModelCard, read_card
 
@@ -41,10 +42,11 @@ def begin(
     """
     train, val = data.train, data.val
     folder = RunFolder(team.from_leader(free_name(Path("runs") / train.name) if run is None else run))
-    plan = plan_anchors(train, settings) if settings.task == "yolo" else None
+    task = task_of(settings.task)
+    plan = task.plan(train, settings)
     if plan is not None:
         on_plan(plan)
-    card = new_card(train, plan, settings, data.left_out_images, data.left_out_boxes)
+    card = new_card(train, plan, settings, task.card_fields(train, settings), data.left_out())
     if settings.batch_size == 0:
         choice = choose_batch(train, card, settings) if team.leads else None
         choice = team.from_leader(choice)
@@ -72,12 +74,22 @@ def resume(path: Path, team: Team) -> Fit:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """The two splits of a run, without the photos that were left out, and how many those were, with their boxes."""
+    """The two splits of a run, and how much of the data is not in them.
+
+    left_out_images, left_out_boxes: photos with an error in their labels, and their boxes.
+    unsuited_images: photos the task cannot learn from.
+    """
 
     train: Dataset
     val: Dataset
     left_out_images: int = 0
     left_out_boxes: int = 0
+    unsuited_images: int = 0
+
+    def left_out(self) -> dict[str, int]:
+        """The counts, as the model card has them."""
+        counts = {"left_out_images": self.left_out_images, "left_out_boxes": self.left_out_boxes}
+        return counts | ({"unsuited_images": self.unsuited_images} if self.unsuited_images else {})
 
 
 def check_data(settings: TrainSettings, watch: Watch | None = None) -> CheckReport:
@@ -90,23 +102,32 @@ def check_data(settings: TrainSettings, watch: Watch | None = None) -> CheckRepo
     return check_for_training(settings.data, settings.size_px, format=settings.format, watch=watch)
 
 
-def usable_data(report: CheckReport, allow_bad: int) -> TrainingData:
+def usable_data(report: CheckReport, settings: TrainSettings) -> TrainingData:
     """The splits of checked data, if what is wrong with them is nothing, or little enough.
 
     Raises:
-        DataError: more than `allow_bad` photos have an error, or one that concerns the whole set.
+        DataError: more photos have an error than `settings.allow_bad`, or one concerns the whole set; or the task can
+            learn from none.
     """
-    train, val = report.for_training(allow_bad)
-    return TrainingData(train, val, report.images_left_out, report.boxes_left_out)
+    train, val = report.for_training(settings.allow_bad)
+    return _for_task(TrainingData(train, val, report.images_left_out, report.boxes_left_out), settings)
 
 
 def same_data(settings: TrainSettings) -> TrainingData:
     """The data of a run that began before: checked then, so it is only read, unless photos were left out."""
     if settings.allow_bad:
-        return usable_data(check_data(settings), settings.allow_bad)
+        return usable_data(check_data(settings), settings)
     assert settings.data is not None
     train, val = (read(settings.data, split, settings.format) for split in ("train", "val"))
-    return TrainingData(train, val)
+    return _for_task(TrainingData(train, val), settings)
+
+
+def _for_task(data: TrainingData, settings: TrainSettings) -> TrainingData:
+    """What of both splits the task can learn from."""
+    task = task_of(settings.task)
+    train, val = task.usable(data.train), task.usable(data.val)
+    unsuited = len(data.train) - len(train) + len(data.val) - len(val)
+    return replace(data, train=train, val=val, unsuited_images=unsuited)
 
 
 def check_same_data(card: ModelCard, train: Dataset) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from detkit.evaluate.intervals import bootstrap
 from detkit.infer.predictor import Predictor
 from detkit.train.loader import Batch, CanvasMaker, PhotoCache, PhotoCanvases
 from detkit.train.points_task import Landmarking
+from detkit.train.prepare import AnchorPlan, plan_anchors
 from detkit.train.reports import Figures
 from detkit.train.sampling import epoch_order
 from detkit.train.settings import TrainSettings
@@ -38,6 +39,22 @@ class Task(Protocol):
     @property
     def higher_is_better(self) -> bool:
         """Whether more of it is better."""
+        ...
+
+    def usable(self, dataset: Dataset) -> Dataset:
+        """The part of a split that the task can learn from, or be judged by.
+
+        Raises:
+            DataError: there is none.
+        """
+        ...
+
+    def plan(self, train: Dataset, settings: TrainSettings) -> AnchorPlan | None:
+        """The anchors for the data, where the task has some."""
+        ...
+
+    def card_fields(self, train: Dataset, settings: TrainSettings) -> dict[str, Any]:
+        """What the task adds to the model card, by field; what is under "training" joins the rest of it."""
         ...
 
     def canvases(self, photos: PhotoCache, settings: TrainSettings, card: ModelCard) -> CanvasMaker:
@@ -75,6 +92,18 @@ class Detection:
 
     figure: str = "AP"
     higher_is_better: bool = True
+
+    def usable(self, dataset: Dataset) -> Dataset:
+        """Every photo; one without objects shows what none look like."""
+        return dataset
+
+    def plan(self, train: Dataset, settings: TrainSettings) -> AnchorPlan | None:
+        """K-means anchors."""
+        return plan_anchors(train, settings)
+
+    def card_fields(self, train: Dataset, settings: TrainSettings) -> dict[str, Any]:
+        """Nothing more."""
+        return {}
 
     def canvases(self, photos: PhotoCache, settings: TrainSettings, card: ModelCard) -> CanvasMaker:
         """Photos, mosaics and mixtures of them."""
@@ -118,4 +147,7 @@ def better(task: Task, figures: Figures, best: float | None) -> bool:
 
 def task_of(name: str) -> Task:
     """The task a run's settings name."""
-    return Landmarking() if name == "landmarks" else Detection()
+    return TASKS[name]()
+
+
+TASKS: dict[str, Callable[[], Task]] = {"yolo": Detection, "landmarks": Landmarking}

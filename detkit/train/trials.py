@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 
@@ -16,7 +15,7 @@ from detkit.train.loader import Batch, EpochPlan, PhotoCache, batches
 from detkit.train.memory import available_bytes, measure_step
 from detkit.train.reports import TrialReport
 from detkit.train.selftest import Trial, export_round_trip, loss_falls, rng_untouched
-from detkit.train.settings import TrainSettings
+from detkit.train.settings import TrainSettings, with_network
 from detkit.train.tasks import task_of
 from detkit.weights import ModelCard
 
@@ -67,7 +66,7 @@ def choose_batch(train: Dataset, card: ModelCard, settings: TrainSettings) -> Ba
         RunError: not even two canvases fit into memory.
     """
     task = task_of(settings.task)
-    model = build(card, replace(settings.network, pretrained=False)).to(memory_format=torch.channels_last)
+    model = build(card, with_network(settings, pretrained=False).network).to(memory_format=torch.channels_last)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     canvases = task.canvases(PhotoCache(train, 2 * settings.size_px, settings.cache_mb * 2**20), settings, card)
     order = task.order(canvases, train, settings, 0)[:_TRIED]

@@ -16,7 +16,7 @@ from detkit.engines.onnx import OnnxEngine
 from detkit.engines.torch import TorchEngine
 from detkit.errors import RunError
 from detkit.files import replacing
-from detkit.models.build import Model
+from detkit.models.network import Network
 from detkit.weights import CARD_KEY, ModelCard
 
 OPSET = 17
@@ -35,7 +35,7 @@ class Proof:
 class _Graph(nn.Module):
     """What is traced: uint8 RGB in; decoded boxes, scores and points, where there are some, out."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Network) -> None:
         super().__init__()
         self.model = model
 
@@ -43,7 +43,7 @@ class _Graph(nn.Module):
         return tuple(output for output in self.model.decode(self.model(images)) if output is not None)
 
 
-def export_onnx(model: Model, card: ModelCard, path: Path) -> Proof:
+def export_onnx(model: Network, card: ModelCard, path: Path) -> Proof:
     """Write a network as `path`, with its card, and prove that onnxruntime gives the same boxes.
 
     The graph takes "images" uint8 [B, H, W, 3] RGB (H and W multiples of 32) and gives "boxes" [B, N, 4] xyxy in
@@ -72,7 +72,7 @@ def export_onnx(model: Model, card: ModelCard, path: Path) -> Proof:
     return proof
 
 
-def _trace(model: Model, images: Tensor, path: Path, *, has_points: bool) -> None:
+def _trace(model: Network, images: Tensor, path: Path, *, has_points: bool) -> None:
     names = ["boxes", "scores", *(["points"] if has_points else [])]
     axes = {"images": {0: "B", 1: "H", 2: "W"}, **{name: {0: "B", 1: "N"} for name in names}}
     with warnings.catch_warnings(), torch.no_grad():
