@@ -6,6 +6,7 @@ The only place where BGR meets RGB. OpenCV is imported on first use.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -213,7 +214,8 @@ def stretch(
     canvas_height, canvas_width = canvas_hw
     scale_xy = canvas_width / width, canvas_height / height
     placement = Placement((canvas_height, canvas_width), (height, width), scale_xy, (0.0, 0.0))
-    return _resized(image_rgb, placement.canvas_hw), placement
+    canvas = _resized(image_rgb, placement.canvas_hw)
+    return canvas.copy() if canvas is image_rgb else canvas, placement
 
 
 def _shown_hw(image_hw: tuple[int, int], canvas_hw: tuple[int, int], fit: Fit) -> tuple[int, int]:
@@ -232,14 +234,29 @@ def _reduction(image_hw: tuple[int, int], shown_hw: tuple[int, int]) -> int:
 
 
 def _resized(image: Image, size_hw: tuple[int, int]) -> Image:
-    """A copy of that size: what shrinks is averaged over areas, what grows is interpolated."""
+    """It in that size (itself, if it has it): what shrinks is averaged over areas, what grows is interpolated.
+
+    Averaging over whole blocks takes an eighth of the time that areas with parts of pixels do (1280 x 720 to 416 x 234:
+    0.28 instead of 2.2 ms), so it comes first where blocks fit; less than a halving may remain, which is interpolated.
+    """
     cv2, image = load_cv2(), _checked(image)
+    block = _block(image.shape[:2], size_hw)
+    if block > 1:
+        blocks_hw = image.shape[0] // block, image.shape[1] // block
+        image = cv2.resize(image, blocks_hw[::-1], interpolation=cv2.INTER_AREA)
     shrunk_hw = min(image.shape[0], size_hw[0]), min(image.shape[1], size_hw[1])
     if shrunk_hw != image.shape[:2]:
-        image = cv2.resize(image, shrunk_hw[::-1], interpolation=cv2.INTER_AREA)
+        nearly = block > 1 and all(2 * shrunk > full for full, shrunk in zip(image.shape, shrunk_hw))
+        image = cv2.resize(image, shrunk_hw[::-1], interpolation=cv2.INTER_LINEAR if nearly else cv2.INTER_AREA)
     if shrunk_hw != size_hw:
         image = cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_LINEAR)
-    return image.copy()
+    return image
+
+
+def _block(image_hw: Sequence[int], size_hw: tuple[int, int]) -> int:
+    """The largest side of the square blocks that an image consists of without rest and that a pixel of it holds."""
+    most = min(full // shown for full, shown in zip(image_hw, size_hw))
+    return next((side for side in range(most, 1, -1) if all(full % side == 0 for full in image_hw)), 1)
 
 
 def _as_rgb(pixels_bgr: Image) -> Image:

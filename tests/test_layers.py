@@ -13,7 +13,8 @@ import pytest
 # Import downwards only; modules on one line are strangers to each other. A name with a dot is more exact and wins.
 LAYERS = (
     ("errors",),
-    ("boxes", "files", "model_header", "image_header", "opencv", "nms_operator"),
+    ("allocator", "boxes", "files", "model_header", "image_header", "opencv", "nms_operator", "coco_names"),
+    ("manifest", "download"),
     ("nms", "decoding"),  # nms asks boxes for the overlap: each formula is written once
     ("detections",),
     ("images", "draw", "config", "weights", "thresholds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from test_images import HEIGHT, WIDTH, assert_close, quarters
@@ -84,3 +85,28 @@ def test_the_canvas_is_never_the_image_itself():
         assert not np.shares_memory(canvas, image)
     with pytest.raises(ValueError, match="crop"):
         place(image, (10, 10), "crop")
+
+
+@pytest.mark.parametrize("image_hw", [(720, 1280), (719, 1281), (1080, 1920), (3072, 4096), (900, 300)])
+def test_a_photo_that_shrinks_much_keeps_its_places(image_hw: tuple[int, int]) -> None:
+    """Whole blocks are averaged first where they fit: a ramp stays the ramp it was, not a hundredth of it moved."""
+    height, width = image_hw
+    ramp = np.linspace(0, 255, width, dtype=np.float64)[None, :, None] * np.ones((height, 1, 3))
+    canvas, at = letterbox(ramp.round().astype(np.uint8), (416, 416))
+    left, top = (round(offset) for offset in at.offset_xy)
+    shown = canvas[top : 416 - top if top else 416, left : 416 - left if left else 416, 0].astype(float)
+    centres_px = (np.arange(shown.shape[1]) + 0.5) / at.scale_xy[0] - 0.5  # on the photo
+    expected = centres_px * 255 / (width - 1)
+    inner = slice(2, -2)
+    np.testing.assert_allclose(shown[5, inner], expected[inner], atol=1.3)  # each of three roundings moves it by up to a half
+    assert abs((shown.mean(axis=0) - expected)[inner].mean()) < 0.3
+
+
+def test_whole_blocks_first_looks_like_averaging_over_areas() -> None:
+    rng = np.random.default_rng(0)
+    photo = cv2.GaussianBlur(rng.integers(0, 256, (720, 1280, 3)).astype(np.float32), (0, 0), 4)
+    photo = np.clip((photo - photo.mean()) * 12 + 128, 0, 255).astype(np.uint8)
+    canvas, _ = stretch(photo, (234, 416))
+    areas = cv2.resize(photo, (416, 234), interpolation=cv2.INTER_AREA)
+    assert np.abs(canvas.astype(int) - areas).mean() < 2.5
+    assert np.abs(cv2.resize(photo, (416, 234)).astype(int) - areas).mean() > 0.5  # the photo has detail to lose

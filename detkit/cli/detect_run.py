@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detkit.allocator import keep_freed_blocks
 from detkit.cli import terminal
 from detkit.cli.detect import Request
 from detkit.cli.detect_results import Results
@@ -34,6 +35,7 @@ def run_request(request: Request) -> None:
         DataError: at the end, when something could not be read.
     """
     check_options(request)
+    keep_freed_blocks()
     items = find_items(request.sources, leave_out=request.folder)
     _check_kinds(request, items)
     reading = reading_of(request)

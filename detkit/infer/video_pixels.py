@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,9 @@ class Pixels:
         matrix = None if frame.colorspace in _TOLD else colors_by_size(frame.width, frame.height)
         size = (self._width, self._height)
         converted = frame.reformat(*size, format="rgb24", src_colorspace=matrix, threads=1)
-        image = cast("NDArray[np.uint8]", converted.to_ndarray())
+        plane = converted.planes[0]  # its memory belongs to this picture alone, so it need not be copied
+        rows = np.frombuffer(cast("Any", plane), np.uint8).reshape(self._height, plane.line_size)
+        image = rows[:, : 3 * self._width].reshape(self._height, self._width, 3)
         if not (self._swap or self._flip_x or self._flip_y):
             return np.ascontiguousarray(image)
         cv2 = load_cv2()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from detkit.allocator import keep_freed_blocks
 from detkit.config import dump_toml
 from detkit.data.dataset import Dataset, check_class_names
 from detkit.detections import Detections
@@ -27,7 +28,6 @@ from detkit.train.diary import Diary, fingerprint
 from detkit.train.distributed import ALONE, Team
 from detkit.train.learner import Learner
 from detkit.train.loader import Batch, EpochPlan, PhotoCache, batch_count, batches
-from detkit.train.memory import keep_freed_blocks
 from detkit.train.optim import learning_rate
 from detkit.train.plots import SHEET_PHOTOS, write_batch_sheet, write_val_sheet
 from detkit.train.reports import EpochReport, Figures, FinishReport, Report, StepReport

@@ -1,9 +1,7 @@
-"""Memory of a training step: how much there is, how much one takes, and how the C library gives it back."""
+"""Memory of a training step: how much there is, and how much one takes."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +9,8 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
-_NEVER = 2**31 - 1
 _PASSING = 1.7  # peak of a step by what it saves: gradients and work space; 1.2 to 1.6 measured on 320 px
 _COPIES = 4  # weights, their gradients and the optimiser's two moments
-
-
-def keep_freed_blocks() -> bool:
-    """Let glibc keep freed memory for the next step instead of handing it back page by page.
-
-    A step on a CPU is up to a third faster with it (`make bench`); the peak memory of the process is the same.
-
-    Returns:
-        Whether the C library took the settings (it does under Linux with glibc).
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
 
 
 def available_bytes(root: Path = Path("/")) -> int | None:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detkit.allocator import keep_freed_blocks
 from detkit.engines import EngineName, usable_cores
 from detkit.errors import MissingExtraError, UsageError
 from detkit.infer.frames import Item
@@ -226,6 +227,7 @@ PARTS: dict[str, Callable[[Path], None]] = {
 
 
 def main() -> None:
+    keep_freed_blocks()  # as the command does
     print(f"load {os.getloadavg()[0]:.1f} on {usable_cores()} cores")
     for name in sys.argv[1:] or PARTS:
         if name != "cold" and not DATA.is_dir():

@@ -18,7 +18,7 @@ from detkit.models.depthwise import DepthwiseConv2d
 from detkit.models.yolo import Yolo, YoloSettings
 from detkit.train.augment import AugmentSettings
 from detkit.train.loader import EpochPlan, PhotoCache, PhotoCanvases, batches
-from detkit.train.memory import keep_freed_blocks
+from detkit.allocator import keep_freed_blocks
 from detkit.train.optim import OptimSettings, build_optimizer, freeze_stages
 
 BATCH, SIDE, STEPS = 16, 320, 3
