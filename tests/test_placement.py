@@ -98,7 +98,7 @@ def test_a_photo_that_shrinks_much_keeps_its_places(image_hw: tuple[int, int]) -
     centres_px = (np.arange(shown.shape[1]) + 0.5) / at.scale_xy[0] - 0.5  # on the photo
     expected = centres_px * 255 / (width - 1)
     inner = slice(2, -2)
-    np.testing.assert_allclose(shown[5, inner], expected[inner], atol=1.3)  # each of three roundings moves it by up to a half
+    np.testing.assert_allclose(shown[5, inner], expected[inner], atol=1.3)  # three roundings, each by up to a half
     assert abs((shown.mean(axis=0) - expected)[inner].mean()) < 0.3
 
 
