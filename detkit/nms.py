@@ -47,7 +47,7 @@ def nms(
         raise ValueError(f"iou_threshold is {iou_threshold}, expected 0 or more")
     if not len(corners):
         return np.zeros(0, np.int64)
-    threshold = _float32_floor(min(iou_threshold, 1.0))  # no IoU is above 1, so that a higher one changes nothing
+    threshold = float32_floor(min(iou_threshold, 1.0))  # no IoU is above 1, so that a higher one changes nothing
     by_score = np.argsort(-score_column, kind="stable")
     xyxy = corners.take(by_score, axis=0)
     ranked_labels = None if label_column is None else label_column.take(by_score)
@@ -61,6 +61,36 @@ def nms(
     else:
         kept = _class_by_class(xyxy, ranked_labels, threshold)
     return by_score.take(kept).astype(np.int64, copy=False)
+
+
+def suppressors(
+    boxes_xyxy: ArrayLike,
+    scores: ArrayLike,
+    labels: ArrayLike | None,
+    kept: NDArray[np.int64],
+    iou_threshold: float = 0.6,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which kept box each dropped one had to go for: the best of those that overlap it too much.
+
+    Args:
+        boxes_xyxy, scores, labels, iou_threshold: as for `nms`. kept: what `nms` gave for them.
+    Returns:
+        int64 [N], the index of that box, -1 for a kept one; float64 [N], their overlap (IoU), 0 for a kept one.
+    """
+    corners, score_column, label_column = _checked(boxes_xyxy, scores, labels)
+    groups = np.zeros(len(corners), np.int64) if label_column is None else label_column
+    by, overlaps = np.full(len(corners), -1, np.int64), np.zeros(len(corners))
+    rank = np.argsort(np.argsort(-score_column, kind="stable"))
+    gone = np.setdiff1d(np.arange(len(corners)), kept)
+    step = max(1, _PAIRS // max(1, len(kept)))
+    for start in range(0, len(gone), step):
+        rows = gone[start : start + step]
+        ious = boxes.iou_matrix(corners[rows], corners[kept])  # [n, M], the best kept first
+        ious[(groups[rows, None] != groups[kept]) | (rank[rows, None] < rank[kept])] = -1
+        too_much = ious > iou_threshold
+        first = np.where(too_much.any(axis=1), too_much.argmax(axis=1), ious.argmax(axis=1))  # the latter: by rounding
+        by[rows], overlaps[rows] = kept[first], ious[np.arange(len(rows)), first]
+    return by, overlaps
 
 
 def soft_nms(
@@ -211,7 +241,7 @@ def _checked(
     return corners, score_column, label_column
 
 
-def _float32_floor(threshold: float) -> np.float32:
+def float32_floor(threshold: float) -> np.float32:
     """The largest float32 that is <= threshold: x > threshold is then decided in float32 as exactly as in float64."""
     rounded = np.float32(threshold)
     return rounded if float(rounded) <= threshold else np.nextafter(rounded, np.float32(-np.inf))
