@@ -164,6 +164,8 @@ def test_what_the_card_says_of_points() -> None:
     assert fields["point_names"] == ("left_eye", "right_eye", "nose")
     assert fields["flip_pairs"] == ()  # this run mirrors nothing
     assert card_fields(dataset, CropSettings(margin=0.1))["flip_pairs"] == ((0, 1),)
+    assert card_fields(replace(dataset, point_pairs=((1, 2),)), CropSettings())["flip_pairs"] == ((1, 2),)
+    assert card_fields(replace(dataset, point_pairs=()), CropSettings())["flip_pairs"] == ()
     assert card_fields(dataset, CropSettings(margin=0.1))["crop_margin"] == 0.1
     one_sided = replace(dataset, point_names=("left_eye", "eye", "nose"))
     assert card_fields(one_sided, STILL)["flip_pairs"] == ()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from detkit.data import coco, yolo
 from detkit.data.dataset import Dataset, Sample
+from detkit.data.keypoints import mirrored_pairs
 from detkit.detections import Detections
 from detkit.errors import DataError, UsageError
 from detkit.images import write_image
@@ -86,6 +87,27 @@ def test_points_need_a_kpt_shape(root: Path) -> None:
     text(root / "data.yaml", DATA_YAML + "kpt_shape: [2, 2]\n")
     text(root / "labels/train/a.txt", "1 0.5 0.5 0.25 0.5 0.1 0.2 0 0\n")
     np.testing.assert_allclose(yolo.read(root, "train").samples[0].truth.points_xyv, [[[4, 4, 2], [0, 0, 0]]])
+
+
+def test_points_that_change_places_in_a_mirror(root: Path, tmp_path: Path) -> None:
+    text(root / "labels/train/a.txt", "1 0.5 0.5 0.25 0.5 0.1 0.2 2 0 0 0 0.3 0.3 1\n")
+    text(root / "data.yaml", DATA_YAML + "kpt_shape: [3, 3]\n")
+    assert yolo.read(root, "train").point_pairs is None
+    text(root / "data.yaml", DATA_YAML + "kpt_shape: [3, 3]\nflip_idx: [2, 1, 0]\n")
+    dataset = yolo.read(root, "train")
+    assert dataset.point_pairs == mirrored_pairs(dataset) == ((0, 2),)
+    yolo.write(dataset, tmp_path / "again")
+    assert yolo.read(tmp_path / "again", "train").point_pairs == ((0, 2),)
+    (note,) = coco.write(dataset, tmp_path / "coco")
+    assert "which points change places in a mirror is left out" in note
+    named = replace(dataset, point_names=("left_eye", "nose", "right_eye"))
+    assert coco.write(named, tmp_path / "named") == []
+    yolo.write(replace(named, point_pairs=None), tmp_path / "by_name")  # from a format that has names alone
+    assert yaml.safe_load((tmp_path / "by_name/data.yaml").read_text())["flip_idx"] == [2, 1, 0]
+    for wrong in ("[1, 2, 0]", "[0, 1]", "[0, 1, 3]", "[0, 1, x]", "7", "[0, 1, -1]", "[[0], 1, 2]"):
+        text(root / "data.yaml", DATA_YAML + f"kpt_shape: [3, 3]\nflip_idx: {wrong}\n")
+        with pytest.raises(DataError, match=r"data\.yaml: flip_idx is wrong; .* expected for each of the 3 points"):
+            yolo.read(root, "train")
 
 
 LABEL_FAULTS = {

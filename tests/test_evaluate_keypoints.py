@@ -15,10 +15,11 @@ import pytest
 
 from detkit.data import coco
 from detkit.data.dataset import Dataset, Sample
+from detkit.data.keypoints import numbered_names
 from detkit.detections import Detections
 from detkit.errors import DataError, UsageError
 from detkit.evaluate.coco import Engine
-from detkit.evaluate.keypoints import KEYPOINT_FIGURES, KeypointResult, coco_sigmas, evaluate_keypoints
+from detkit.evaluate.keypoints import KEYPOINT_FIGURES, KeypointResult, coco_sigmas, evaluate_keypoints, known_sigmas
 from detkit.evaluate.results_file import read_results
 
 SIZE_HW = (300, 400)
@@ -139,7 +140,21 @@ def test_cocos_own_keypoint_files(shared_data: Path, tmp_path: Path, with_boxes:
     assert looser.AP > result.AP
 
 
+def test_spreads_of_the_labels_come_before_cocos() -> None:
+    named = dataset_of([boxes_of((50, 50, 150, 150), points=[80, 90, 2, 120, 90, 2])])
+    assert known_sigmas(named, required=True).tolist() == [0.025, 0.025]
+    assert known_sigmas(replace(named, point_sigmas=(0.1, 0.2)), required=True) == (0.1, 0.2)
+    assert both(replace(named, point_sigmas=(0.1, 0.2)), [Detections.empty(SIZE_HW)]).sigmas == (0.1, 0.2)
+    strange = replace(named, point_names=("a", "b"))
+    assert known_sigmas(strange, required=False) is None
+    with pytest.raises(UsageError, match="sigmas are needed"):
+        known_sigmas(strange, required=True)
+
+
 def test_cocos_sigmas_by_name() -> None:
+    from pycocotools.cocoeval import Params
+
+    assert coco_sigmas(numbered_names(17)).tolist() == pytest.approx(Params("keypoints").kpt_oks_sigmas.tolist())
     assert coco_sigmas(["nose", "left_eye", "RightEar", "l hip"][:3]).tolist() == [0.026, 0.025, 0.035]
     with pytest.raises(UsageError, match="sigmas are needed: COCO has none for these points; found left_mouth, chin"):
         coco_sigmas(["nose", "left_mouth", "chin"])

@@ -70,6 +70,14 @@ def test_errors_by_hand() -> None:
     assert set(result.to_dict()) > set(result.figures())
 
 
+def test_failure_rates_at_their_limits() -> None:
+    data = dataset([FACE], [FACE], [FACE], [FACE])
+    shifts = [[[error * 20, 0]] * 3 for error in (0.078, 0.082, 0.098, 0.102)]  # eyes are 20 px apart
+    result = evaluate_landmarks(data, predicted(data, *shifts))
+    assert (result.FR08, result.FR10) == (0.75, 0.25)
+    assert [box.name for box in result.worst] == ["4.png", "3.png", "2.png", "1.png"]
+
+
 def test_a_perfect_prediction_has_no_error() -> None:
     data = dataset([FACE, WIDE])
     result = evaluate_landmarks(data, predicted(data, 0), mean_shape(data))
@@ -114,6 +122,18 @@ def test_the_mean_shape_and_what_it_scores() -> None:
     eye, other = np.hypot(0.0375, 0.0375) * 50, np.hypot(0.0125, 0.0375) * 50
     assert result.baseline_NME == pytest.approx((eye + other) / 3 / 20, rel=1e-4)
     assert result.ratio == pytest.approx(result.baseline_NME / 0.05)
+    curve = dict(result.baseline_curve)
+    assert (curve[0.0], curve[0.075], curve[0.08]) == (0, 0, 1)  # its error is 0.0772
+
+
+def test_a_box_with_a_point_the_mean_shape_lacks_has_no_part_in_it() -> None:
+    plain = ([10.0, 10, 50, 100], [[20.0, 20, 2], [40, 20, 2], [30, 30, 0]])
+    nose = ([10.0, 10, 50, 100], [[20.0, 20, 0], [40, 20, 0], [30, 30, 2]])
+    data = dataset([plain, nose], names=("a", "b", "c"))
+    shape = mean_shape(dataset([plain], names=("a", "b", "c")))
+    result = evaluate_landmarks(data, predicted(data, [[[0, 0]] * 3, [[0, 6]] * 3]), shape)
+    assert (result.boxes, result.baseline_NME) == (2, pytest.approx(0, abs=1e-7))
+    assert [(box.name, box.row, round(box.error, 6)) for box in result.worst] == [("1.png", 1, 0.1), ("1.png", 0, 0)]
 
 
 def test_the_cards_mean_shape() -> None:

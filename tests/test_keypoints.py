@@ -104,6 +104,44 @@ def test_wrong_points_are_one_line_that_names_file_and_annotation(root: Path, ke
     assert "\n" not in str(caught.value)
 
 
+def test_the_message_names_the_place_in_the_file(root: Path) -> None:
+    content = document(GOOD)
+    content["annotations"][1]["keypoints"] = [1]
+    with pytest.raises(DataError, match=r"annotations\[1\] \(id 8\): the keypoints have a wrong count; found 1;"):
+        read(root, content)
+
+
+@pytest.mark.parametrize("bbox", [None, []])
+def test_points_without_a_box_are_refused(root: Path, bbox: object) -> None:
+    content = document(GOOD)
+    content["annotations"][0]["bbox"] = bbox
+    with pytest.raises(
+        DataError, match=r"annotations\[0\] \(id 7\): there are keypoints but no bbox; .* expected \[x, y"
+    ):
+        read(root, content)
+    del content["annotations"][0]["bbox"]
+    with pytest.raises(DataError, match="there are keypoints but no bbox"):
+        read(root, content)
+
+
+def test_spreads_are_read_and_written(root: Path, tmp_path: Path) -> None:
+    assert read(root, document(GOOD)).point_sigmas == ()
+    dataset = read(root, document(GOOD, sigmas=[0.1, 0.2, 1]))
+    assert dataset.point_sigmas == (0.1, 0.2, 1.0)
+    coco.write(dataset, tmp_path / "copy")
+    assert coco.read(tmp_path / "copy", "val").point_sigmas == dataset.point_sigmas
+    content = document(GOOD, sigmas=[0.1, 0.2, 1])
+    content["categories"].append({"id": 2, "name": "dog", "keypoints": NAMES})
+    content["annotations"][1]["category_id"] = 2
+    assert read(root, content).point_sigmas == ()  # not those of every class
+
+
+@pytest.mark.parametrize("sigmas", [[0.1, 0.2], [0.1, 0.2, 0], [0.1, 0.2, "x"], 0.1, [0.1, 0.2, True], [0.1, 1, -1]])
+def test_wrong_spreads_are_refused(root: Path, sigmas: object) -> None:
+    with pytest.raises(DataError, match=r"the sigmas are wrong; .* expected 3 numbers above 0"):
+        read(root, document(GOOD, sigmas=sigmas))
+
+
 def test_a_little_over_the_edge_and_unlabelled_points_anywhere_are_fine(root: Path) -> None:
     dataset = read(root, document([102, -2, 2, 900, 900, 0, 50, 52, 1]))
     assert dataset.samples[0].truth.points_xyv[0, 1].tolist() == [900, 900, 0]

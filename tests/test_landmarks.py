@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="onnx comes with the train extra")
 from fake_landmarks import VISIBLE, write_landmark_model
 from fake_model import card_with, write_fake_model
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from detkit.cli import main
 from detkit.data.dataset import Sample
 from detkit.detections import Detections
 from detkit.draw import draw
 from detkit.errors import UsageError, WeightsError
-from detkit.images import write_image
+from detkit.evaluate.keypoints import KEYPOINT_FIGURES
+from detkit.images import read_image, write_image
 from detkit.infer import landmarks as module
 from detkit.infer.landmarks import LandmarkPredictor
 from detkit.infer.predictor import Predictor
@@ -165,6 +171,26 @@ def test_detect_with_landmarks(shell: Any, tmp_path: Path, model: Path) -> None:
     assert "nothing.onnx" in err
 
 
+def test_points_follow_an_object_through_a_film(shell: Any, tmp_path: Path, model: Path) -> None:
+    detector = write_fake_model(tmp_path / "boxes.onnx", card_with(fit="stretch", thresholds={"conf": 0.3, "iou": 0.6}))
+    with av.open(str(tmp_path / "film.mp4"), "w") as container:
+        film: Any = container.add_stream("libx264", 25, {"preset": "ultrafast", "qp": "10"}, width=64, height=64)
+        film.codec_context.pix_fmt = "yuv420p"
+        for number in range(5):
+            image = np.zeros((64, 64, 3), np.uint8)
+            image[4:24, 2 + 2 * number : 22 + 2 * number, 0] = 255
+            container.mux(film.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        container.mux(film.encode(None))
+    code, _, err = shell("detect", "film.mp4", "-w", detector, "--landmarks", model, "--jsonl", "o.jsonl", "--out", "o")
+    assert code == 0, err
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    found = [one["detections"] for one in lines if one["kind"] == "frame"]
+    assert [len(detections) for detections in found] == [1] * 5
+    eyes = [detections[0]["points"]["left_eye"][:2] for detections in found]
+    np.testing.assert_allclose(eyes, [[12 + 2 * number, 14] for number in range(5)], atol=0.7)
+    assert (tmp_path / "o/film.mp4").is_file()
+
+
 def labelled(folder: Path, shift_px: float, **category: Any) -> Path:
     """Two photos of one face each; the labels lie `shift_px` to the right of the dots."""
     (folder / "images").mkdir(parents=True)
@@ -175,7 +201,8 @@ def labelled(folder: Path, shift_px: float, **category: Any) -> Path:
         images.append({"id": number, "file_name": f"{number}.png", "width": 320, "height": 240})
         points = [x + shift_px, y, 2, x + 40 + shift_px, y, 2]
         box = [x - 20, y - 40, 80, 80]
-        annotations.append({"id": number, "image_id": number, "category_id": 1, "bbox": box, "keypoints": points})
+        row = {"id": number, "image_id": number, "category_id": 1, "bbox": box, "keypoints": points}
+        annotations.append(row | {"area": box[2] * box[3], "num_keypoints": 2, "iscrowd": 0})
     categories = [{"id": 1, "name": "red", "keypoints": ["left_eye", "right_eye"], **category}]
     tree = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations/instances_val.json").write_text(json.dumps(tree))
@@ -203,6 +230,98 @@ def test_eval_measures_points(shell: Any, tmp_path: Path, model: Path) -> None:
     assert "2 photos" in err
 
 
+def test_eval_plots_the_curve_and_names_the_worst_boxes(shell: Any, tmp_path: Path, model: Path) -> None:
+    pytest.importorskip("matplotlib")
+    data = labelled(tmp_path / "data", 2.4)
+    code, out, err = shell("eval", data, "-w", model, "--plots", "plots", "--json")
+    assert code == 0, err
+    assert sorted(path.name for path in Path("plots").iterdir()) == ["ced.png", "point_errors.png", "worst_boxes.png"]
+    for path in Path("plots").iterdir():
+        assert read_image(path).std() > 5, path
+    document = json.loads(out)
+    assert [share for error, share in document["curve"] if error in (0.045, 0.075)] == [0, 1]
+    assert [share for error, share in document["baseline_curve"] if error in (0.055, 0.065)] == [0, 1]
+    assert sorted(box["name"] for box in document["worst"]) == ["1.png", "2.png"]
+    assert document["worst"][0]["error"] >= document["worst"][1]["error"] > 0.05
+    assert document["keypoints"]["sigmas"] == [0.025, 0.025]  # COCO's, by the points' names
+    assert "3 plots" in err
+
+
+def test_eval_gives_cocos_keypoint_figures_as_pycocotools_does(shell: Any, tmp_path: Path, model: Path) -> None:
+    data = labelled(tmp_path / "data", 2.4)
+    options = ("--json", "--oks-sigmas", "0.02,0.03", "--save-predictions", "found.json")
+    code, out, err = shell("eval", data, "-w", model, *options)
+    assert code == 0, err
+    found = json.loads(out)["keypoints"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        labels = COCO(str(data / "annotations/instances_val.json"))
+        run = COCOeval(labels, labels.loadRes("found.json"), "keypoints")
+        run.params.kpt_oks_sigmas = np.array([0.02, 0.03])
+        run.evaluate(), run.accumulate(), run.summarize()
+    assert [found[name] for name in KEYPOINT_FIGURES] == pytest.approx(run.stats.tolist(), abs=1e-9, rel=0)
+    assert 0 < found["AP"] < 1
+    code, out, err = shell("eval", data, "-w", model, "--oks-sigmas", "0.02,0.03")
+    assert float(next(line.split()[1] for line in out.splitlines() if line.startswith("AR50"))) == 1
+    assert "The boxes are the labelled ones" in err
+
+
+def test_spreads_in_the_labels_are_used_unasked(shell: Any, tmp_path: Path, model: Path) -> None:
+    data = labelled(tmp_path / "data", 2.4, sigmas=[0.5, 0.5])
+    code, out, err = shell("eval", data, "-w", model, "--json")
+    assert code == 0, err
+    assert json.loads(out)["keypoints"]["sigmas"] == [0.5, 0.5]
+    assert json.loads(out)["keypoints"]["AP"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--oks-sigmas", "0.1,0.1,0.1"), "--oks-sigmas; found 3 numbers; expected 2, or one for all"),
+        (("--voc",), "--voc measures boxes; this is a model of points"),
+        (("--mistakes",), "--mistakes measures boxes"),
+        (("--plots", "p", "--conf", "0.5"), "--conf measures boxes"),
+        (("--batch", "4"), "--batch does nothing here"),
+    ],
+)
+def test_options_of_eval_that_points_have_nothing_for(
+    shell: Any, tmp_path: Path, model: Path, options: tuple[str, ...], said: str
+) -> None:
+    code, out, err = shell("eval", labelled(tmp_path / "data", 0), "-w", model, *options)
+    assert (code, out) == (2, "")
+    assert said in err.splitlines()[-1]
+
+
+def test_spreads_that_are_not_known_are_asked_for(shell: Any, tmp_path: Path, model: Path) -> None:
+    names = {"point_names": ("left_dot", "right_dot")}
+    other = write_landmark_model(tmp_path / "dots.onnx", **names)
+    data = labelled(tmp_path / "data", 0, keypoints=list(names["point_names"]))
+    code, out, _ = shell("eval", data, "-w", other, "--json")
+    assert (code, "keypoints" in json.loads(out)) == (0, False)
+    code, _, err = shell("eval", data, "-w", other, "--oks")
+    assert code == 2
+    assert "sigmas are needed: COCO has none for these points; found left_dot, right_dot" in err.splitlines()[-1]
+
+
+def test_an_error_in_one_of_several_splits_is_the_error_told(shell: Any, tmp_path: Path, model: Path) -> None:
+    data = labelled(tmp_path / "data", 0, keypoints=["nose"])
+    labels = data / "annotations/instances_val.json"
+    (data / "annotations/instances_train.json").write_text(labels.read_text())
+    code, _, err = shell("eval", data, "-w", model)
+    assert code == 3
+    assert f"{labels}: annotations[0] (id 1): the keypoints have a wrong count" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("more", [("--tile", "64"), ("--landmarks",)])
+def test_what_does_nothing_for_a_model_of_points_is_refused(
+    shell: Any, tmp_path: Path, model: Path, more: tuple[str, ...]
+) -> None:
+    write_image(tmp_path / "p.png", TWO_FACES)
+    more = (*more, str(model)) if more == ("--landmarks",) else more
+    code, out, err = shell("detect", "p.png", "-w", model, *more)
+    assert (code, out) == (2, "")
+    assert "a model of points takes the whole photo for one object" in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("category", "code", "said"),
     [
@@ -219,3 +338,31 @@ def test_eval_says_in_one_line_what_does_not_fit(
     left, out, err = shell("eval", data, "-w", model)
     assert (left, out) == (code, "")
     assert said in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("split", "fault", "said"),
+    [
+        ("train", "keypoints", "no box has a labelled point; found 2 boxes without points"),
+        ("val", "keypoints", "no box has a labelled point; found 2 boxes without points"),
+        ("train", "bbox", "annotations[0] (id 1): there are keypoints but no bbox"),
+        ("val", "bbox", "annotations[0] (id 1): there are keypoints but no bbox"),
+    ],
+)
+def test_training_says_in_one_line_what_is_missing(
+    shell: Any, tmp_path: Path, split: str, fault: str, said: str
+) -> None:
+    pytest.importorskip("torch")
+    data = labelled(tmp_path / "data", 0)
+    sound = (data / "annotations/instances_val.json").read_text()
+    tree = json.loads(sound)
+    for annotation in tree["annotations"]:
+        del annotation[fault]
+    for name in ("train", "val"):
+        text = json.dumps(tree) if name == split else sound
+        (data / f"annotations/instances_{name}.json").write_text(text)
+    code, out, err = shell("train", data, "--task", "landmarks", "--size", "32", "--backbone", "lenet5", "--run", "run")
+    assert (code, out) == (3, "")
+    assert said in err.splitlines()[-1]
+    assert f"instances_{split}.json" in err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()

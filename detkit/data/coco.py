@@ -42,11 +42,12 @@ class _Photos(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """Annotations [N, 8]: photo, label, x, y, w, h, crowd, area; their ids [N]; and themselves."""
+    """Annotations [N, 8]: photo, label, x, y, w, h, crowd, area; their ids [N]; themselves, and their places."""
 
     values: NDArray[np.float64]
     ids: NDArray[np.int64]
     annotations: list[_Entry]
+    positions: list[int]
 
 
 def splits(path: Path) -> dict[str, Path]:
@@ -93,11 +94,11 @@ def read(path: Path, split: str | None = None, *, need_photos: bool = True, repo
     finder = PhotoFinder(_photo_folders(file, name))
     photos = _photos(document, finder, home if need_photos else None, file, report)
     table = _table(document["annotations"], photos, categories, file, report)
-    points = _points(table.annotations, categories, photos, file, report)
+    points = _points(table, categories, photos, file, report)
     has_areas = any("area" in annotation for annotation in table.annotations)
     samples = tuple(_labelled(photos.samples, table, points.xyv, has_areas))
     ids = tuple(categories)
-    return Dataset(home.name, names, samples, file, "coco", name, ids, points.names, points.edges)
+    return Dataset(home.name, names, samples, file, "coco", name, ids, *points[1:])
 
 
 def _load(file: Path, report: Report) -> dict[str, list[_Entry]]:
@@ -234,6 +235,7 @@ def _table(
     rows: list[Sequence[float]] = []
     ids: list[int] = []
     kept: list[_Entry] = []
+    positions: list[int] = []
     seen: set[int] = set()
 
     def tell(fault: Fault, position: int, boxes: int) -> None:
@@ -261,22 +263,21 @@ def _table(
             rows.append(row)
             ids.append(number if abs(number) < 2**63 else -1)
             kept.append(annotation)
-    return _Table(np.array(rows, np.float64).reshape(-1, 8), np.array(ids, np.int64), kept)
+            positions.append(position)
+    return _Table(np.array(rows, np.float64).reshape(-1, 8), np.array(ids, np.int64), kept, positions)
 
 
-def _points(
-    annotations: list[_Entry], categories: Mapping[int, _Entry], photos: _Photos, file: Path, report: Report
-) -> Points:
+def _points(table: _Table, categories: Mapping[int, _Entry], photos: _Photos, file: Path, report: Report) -> Points:
     """The keypoints; those that cannot be read are faults, and become points nobody labelled."""
     samples = photos.samples
     sizes_hw = {n: samples[row].truth.size_hw for n, row in photos.row_of.items() if row is not None}
     try:
-        return read_points(annotations, categories, sizes_hw)
+        return read_points(table.annotations, categories, sizes_hw)
     except DataError:
         sound = []
-        for annotation in annotations:
+        for position, annotation in zip(table.positions, table.annotations, strict=True):
             try:
-                read_points([annotation], categories, sizes_hw)
+                read_points([annotation], categories, sizes_hw, [position])
                 sound.append(annotation)
             except DataError as error:
                 row = photos.row_of[annotation["image_id"]]

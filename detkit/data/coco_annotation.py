@@ -51,6 +51,8 @@ def read_annotation(
 
 def _box_xywh(annotation: _Entry, width: int, height: int) -> Sequence[float]:
     box = annotation["bbox"] if "bbox" in annotation else _polygon_box_xywh(annotation.get("segmentation"))
+    if not box and annotation.get("keypoints"):
+        raise wrong("there are keypoints but no bbox", None, box, "[x, y, width, height] in pixels, around the object")
     if type(box) is not list or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
         raise wrong("the bbox is wrong", None, box, "[x, y, width, height] in pixels")
     x, y, w, h = box

@@ -11,7 +11,8 @@ import numpy as np
 
 from detkit.data.dataset import Dataset
 from detkit.data.folders import by_split, inner_name, new_folder, place_photo
-from detkit.data.keypoints import numbered_names
+from detkit.data.keypoints import flip_pairs, numbered_names
+from detkit.errors import DataError
 
 _Entry = dict[str, Any]  # one JSON object
 
@@ -20,18 +21,28 @@ def write(datasets: Dataset | Sequence[Dataset], root: Path) -> list[str]:
     """Write splits of the same classes as a COCO data set into a new or empty folder; photos are hard-linked.
 
     Returns:
-        One line for each thing COCO cannot carry: none.
+        One line for each thing COCO cannot carry: points that change places in a mirror, but are not named for it.
     Raises:
         UsageError: the folder has content, or the data sets do not fit together.
     """
+    named = by_split(datasets)
     with new_folder(root) as folder:
         (folder / "annotations").mkdir()
-        for split, dataset in by_split(datasets).items():
+        for split, dataset in named.items():
             for sample in dataset:
                 place_photo(sample, folder / "images" / split / inner_name(sample))
             text = json.dumps(_document(dataset))
             (folder / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
-    return []
+    unnamed = any(dataset.point_pairs not in (None, _pairs_by_name(dataset)) for dataset in named.values())
+    what = "which points change places in a mirror is left out: COCO has only the points' names (left_, right_) for it"
+    return [what] if unnamed else []
+
+
+def _pairs_by_name(dataset: Dataset) -> tuple[tuple[int, int], ...]:
+    try:
+        return flip_pairs(dataset.point_names)
+    except DataError:
+        return ()
 
 
 def _document(dataset: Dataset) -> dict[str, list[_Entry]]:
@@ -56,6 +67,7 @@ def _document(dataset: Dataset) -> dict[str, list[_Entry]]:
     point_names = dataset.point_names if len(dataset.point_names) == points else numbered_names(points)
     skeleton = [[a + 1, b + 1] for a, b in dataset.point_edges]
     names = {"keypoints": list(point_names), "skeleton": skeleton} if points else {}
+    names |= {"sigmas": list(dataset.point_sigmas)} if points == len(dataset.point_sigmas) > 0 else {}
     numbered = zip(dataset.category_ids, dataset.class_names, strict=True)
     categories = [{"id": number, "name": name, **names} for number, name in numbered]
     return {"images": images, "annotations": annotations, "categories": categories}

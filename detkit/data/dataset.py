@@ -57,6 +57,8 @@ class Dataset:
         category_ids: the ids the label file uses for the classes, in label order (COCO), else 1..K.
         point_names: names of the P points of each box, in order; () where no points are labelled.
         point_edges: pairs of point indices to be joined by a line in pictures.
+        point_sigmas: the spread of each point, for COCO's keypoint similarity; () where the labels give none.
+        point_pairs: pairs of point indices that change places in a mirror; None where only the names tell.
     """
 
     name: str
@@ -68,6 +70,8 @@ class Dataset:
     category_ids: tuple[int, ...]
     point_names: tuple[str, ...] = ()
     point_edges: tuple[tuple[int, int], ...] = ()
+    point_sigmas: tuple[float, ...] = ()
+    point_pairs: tuple[tuple[int, int], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -23,21 +23,27 @@ _Entry = Mapping[str, Any]  # one JSON object
 
 
 class Points(NamedTuple):
-    """Points of N boxes, [N, P, 3] as x, y in pixels and visibility 0, 1 or 2; P names; edges between points."""
+    """Points of N boxes, [N, P, 3] as x, y in pixels and visibility 0, 1 or 2; P names; edges; P spreads or none."""
 
     xyv: NDArray[np.float32] | None = None
     names: tuple[str, ...] = ()
     edges: tuple[Pair, ...] = ()
+    sigmas: tuple[float, ...] = ()
 
 
 def read_points(
-    annotations: Sequence[_Entry], categories: Mapping[int, _Entry], sizes_hw: Mapping[int, tuple[int, int]]
+    annotations: Sequence[_Entry],
+    categories: Mapping[int, _Entry],
+    sizes_hw: Mapping[int, tuple[int, int]],
+    positions: Sequence[int] | None = None,
 ) -> Points:
     """COCO's keypoints, when some are labelled and every class used has the same number of them.
 
     Args:
         annotations: their image_id and category_id are known to be good.
-        categories: by id. sizes_hw: of each photo, by image id.
+        categories: by id; `skeleton` names edges, and `sigmas`, which COCO itself has in its code, the spreads.
+        sizes_hw: of each photo, by image id.
+        positions: of each annotation in its file, for messages; 0 to N - 1 unless given.
     Raises:
         DataError: a wrong count, no number, a visibility COCO does not know, or a point outside its photo.
     """
@@ -48,7 +54,8 @@ def read_points(
     if len(set(map(len, named))) != 1 or not named[0]:
         return Points()
     rows = []
-    for position, annotation in enumerate(annotations):
+    numbered = zip(range(len(annotations)) if positions is None else positions, annotations, strict=True)
+    for position, annotation in numbered:
         row = annotation.get("keypoints", [0] * 3 * len(named[0]))
         problem = _problem(row, len(named[0]), sizes_hw[annotation["image_id"]])
         if problem:
@@ -57,7 +64,8 @@ def read_points(
         rows.append(row)
     alike = all(names == named[0] for names in named)
     names = _names(named[0]) if alike else numbered_names(len(named[0]))
-    return Points(np.array(rows, np.float32).reshape(len(rows), -1, 3), names, _edges(used[0], len(names)))
+    edges, sigmas = _edges(used[0], len(names)), _sigmas(used, len(names))
+    return Points(np.array(rows, np.float32).reshape(len(rows), -1, 3), names, edges, sigmas)
 
 
 def _problem(row: Any, count: int, size_hw: tuple[int, int]) -> tuple[str, Any, str] | None:
@@ -101,6 +109,17 @@ def _edges(category: _Entry, count: int) -> tuple[Pair, ...]:
     return tuple((a - 1, b - 1) for a, b in edges)
 
 
+def _sigmas(used: Sequence[_Entry], count: int) -> tuple[float, ...]:
+    """The spreads that the classes give for their points; () where they give none, or not the same."""
+    listed = [category["sigmas"] for category in used if "sigmas" in category]
+    for sigmas in listed:
+        fits = type(sigmas) is list and len(sigmas) == count and _NUMBERS.issuperset(map(type, sigmas))
+        if not fits or not all(0 < sigma < _LIMIT_PX for sigma in sigmas):
+            raise wrong("the sigmas are wrong", None, sigmas, f"{count} numbers above 0, one for each point")
+    alike = len(listed) == len(used) and all(sigmas == listed[0] for sigmas in listed)
+    return tuple(map(float, listed[0])) if alike else ()
+
+
 def numbered_names(count: int) -> tuple[str, ...]:
     """Names for points that have none: point_1, point_2, ..."""
     return tuple(f"point_{k + 1}" for k in range(count))
@@ -132,6 +151,15 @@ def flip_pairs(names: Sequence[str]) -> tuple[Pair, ...]:
         if k < index[other]:
             pairs.append((k, index[other]))
     return tuple(sorted(pairs))
+
+
+def mirrored_pairs(dataset: Dataset) -> tuple[Pair, ...]:
+    """Pairs of a data set's points that change places in a mirror: as it says itself, else told by their names.
+
+    Raises:
+        DataError: a point with a side in its name has no counterpart.
+    """
+    return flip_pairs(dataset.point_names) if dataset.point_pairs is None else dataset.point_pairs
 
 
 def _words(name: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from detkit.data.yolo_config import (
     entries,
     found_place,
     load_yaml,
+    mirrored_points,
     point_names,
     point_shape,
     yaml_file,
@@ -97,7 +98,8 @@ def read(path: Path, split: str | None = None, *, report: Report = stop) -> Data
         if truth is not None:
             samples.append(Sample(photo.relative_to(top).as_posix(), photo, truth, number, None, labels, lines))
     ids, points = tuple(range(1, len(names) + 1)), point_names(config, file, shape[1])
-    return Dataset(home.name, names, tuple(samples), file or path, "yolo", name, ids, points)
+    pairs = mirrored_points(config, file, shape[1])
+    return Dataset(home.name, names, tuple(samples), file or path, "yolo", name, ids, points, point_pairs=pairs)
 
 
 def _photos(sources: Sequence[Path], homes: Sequence[Path], report: Report) -> Iterator[Path]:

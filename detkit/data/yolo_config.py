@@ -103,6 +103,19 @@ def point_shape(config: dict[str, Any], file: Path | None) -> tuple[int, int]:
     return int(shape[0]), int(shape[1])
 
 
+def mirrored_points(config: dict[str, Any], file: Path | None, count: int) -> tuple[tuple[int, int], ...] | None:
+    """The pairs of points that change places in a mirror, by `flip_idx`: where each point goes; None without it."""
+    listed = config.get("flip_idx")
+    if not count or listed is None:
+        return None
+    texts = [str(index) for index in listed] if isinstance(listed, list) else []
+    moved = [int(text) for text in texts if text.isdecimal()]
+    swaps = len(moved) == len(texts) == count and all(to < count and moved[to] == k for k, to in enumerate(moved))
+    if not swaps:
+        raise wrong("flip_idx is wrong", file, listed, f"for each of the {count} points the one it becomes, and back")
+    return tuple((k, to) for k, to in enumerate(moved) if k < to)
+
+
 def point_names(config: dict[str, Any], file: Path | None, count: int) -> tuple[str, ...]:
     """The names of the points: `kpt_names`, which lists them for each class, else numbers; () without points."""
     listed = config.get("kpt_names")

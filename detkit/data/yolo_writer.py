@@ -12,7 +12,7 @@ import yaml
 from detkit import boxes
 from detkit.data.dataset import Dataset
 from detkit.data.folders import by_split, inner_name, new_folder, place_photo
-from detkit.data.keypoints import numbered_names
+from detkit.data.keypoints import mirrored_pairs, numbered_names
 from detkit.detections import Detections
 from detkit.errors import DataError
 
@@ -40,20 +40,36 @@ def write(datasets: Dataset | Sequence[Dataset], root: Path) -> list[str]:
             crowd, clipped = crowd + len(sample.truth) - len(truth), clipped + beyond
             points = points if truth.points_xyv is None else truth.points_xyv.shape[1]
         first = next(iter(named.values()))
-        text = config_text(first.class_names, points, first.point_names, {split: f"images/{split}" for split in named})
+        splits = {split: f"images/{split}" for split in named}
+        text = config_text(first.class_names, points, first.point_names, splits, _pairs(first))
         (folder / "data.yaml").write_text(text, encoding="utf-8")
     notes = [f"{crowd} crowd boxes are left out: YOLO has no flag for them"] if crowd else []
     return notes + ([f"{clipped} boxes are clipped: YOLO boxes end at the photo's edge"] if clipped else [])
 
 
+def _pairs(dataset: Dataset) -> Sequence[tuple[int, int]] | None:
+    """The points that change places in a mirror, where that is known."""
+    try:
+        return mirrored_pairs(dataset) or dataset.point_pairs
+    except DataError:  # one with a side in its name has no counterpart
+        return None
+
+
 def config_text(
-    class_names: Sequence[str], points: int, point_names: Sequence[str], splits: Mapping[str, str] | None = None
+    class_names: Sequence[str],
+    points: int,
+    point_names: Sequence[str],
+    splits: Mapping[str, str] | None = None,
+    pairs: Sequence[tuple[int, int]] | None = None,
 ) -> str:
-    """The text of data.yaml: where the photos of each split lie, the points of a box and their names, the classes."""
+    """The text of data.yaml: where the photos of each split lie, a box's points, their names and pairs, the classes."""
     config: dict[str, Any] = dict(splits or {})
     config |= {"kpt_shape": [points, 3]} if points else {}
     if points and tuple(point_names) not in ((), numbered_names(points)):
         config["kpt_names"] = {label: list(point_names) for label in range(len(class_names))}
+    if points and pairs is not None:
+        swapped = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
+        config["flip_idx"] = [swapped.get(index, index) for index in range(points)]
     config["names"] = dict(enumerate(class_names))
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 

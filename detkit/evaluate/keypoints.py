@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detkit.data.dataset import Dataset
+from detkit.data.keypoints import numbered_names
 from detkit.detections import Detections
 from detkit.errors import DataError, UsageError
 from detkit.evaluate.coco_engines import Curves, Engine, Grid, annotation_rows, id_rows, run_hotcoco, run_pycocotools
@@ -37,6 +38,8 @@ _SPREADS = {  # COCO's standard deviations of annotators, relative to the square
     "knee": 0.087,
     "ankle": 0.089,
 }
+_PAIRED = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+_PERSON = ("nose", *(name for name in _PAIRED for _ in ("left", "right")))  # COCO's 17 points
 _IOUS = np.linspace(0.5, 0.95, 10).tolist()
 _AREAS_PX = [[0.0, 1e10], [32.0**2, 96.0**2], [96.0**2, 1e10]]  # all, medium, large: COCO labels no points on small
 _ALL, _MEDIUM, _LARGE = range(3)
@@ -115,7 +118,8 @@ def evaluate_keypoints(
     Args:
         dataset: boxes with labelled points; areas are the label file's where it gives them, else the boxes'.
         predictions: one per sample, in the data set's order, with `points_xyv`; visibility is not looked at.
-        sigmas: spread of each point [P] or one number for all; unasked, COCO's, told by the points' names.
+        sigmas: spread of each point [P] or one number for all; unasked, those of the labels, else COCO's: see
+            `known_sigmas`.
         engine: "hotcoco" or "pycocotools" (the reference); the figures are equal.
         max_det: best detections kept per image and class.
     Raises:
@@ -127,7 +131,7 @@ def evaluate_keypoints(
         raise UsageError("cannot evaluate", found=f"engine {engine}, max_det {max_det}", expected=expected)
     check_predictions(dataset, predictions)
     wanted, found_points = _truth_points(dataset), _found_points(dataset, predictions)
-    spreads = coco_sigmas(dataset.point_names) if sigmas is None else _checked_sigmas(sigmas, wanted.shape[1])
+    spreads = _checked_sigmas(known_sigmas(dataset, required=True) if sigmas is None else sigmas, wanted.shape[1])
     truths, found = truth_columns(dataset), found_columns(dataset, predictions)
     ignored = truths.crowd | ~(wanted[..., 2] > 0).any(axis=1)
     rows = [_with_points(annotation_rows(c), p) for c, p in ((truths, wanted), (found, found_points))]
@@ -148,12 +152,30 @@ def evaluate_keypoints(
     )
 
 
+def known_sigmas(dataset: Dataset, *, required: bool) -> ArrayLike | None:
+    """The spreads [P] of a data set's points: those its labels give, else COCO's; None where neither knows them.
+
+    Raises:
+        UsageError: they are `required`, and not known.
+    """
+    if dataset.point_sigmas:
+        return dataset.point_sigmas
+    try:
+        return coco_sigmas(dataset.point_names)
+    except UsageError:
+        if required:
+            raise
+        return None
+
+
 def coco_sigmas(point_names: Sequence[str]) -> NDArray[np.float64]:
-    """COCO's spreads for points of a person, told by their names, [P].
+    """COCO's spreads for points of a person, told by their names, [P]; 17 nameless points are COCO's 17 in their order.
 
     Raises:
         UsageError: a point COCO has no spread for.
     """
+    if tuple(point_names) == numbered_names(len(_PERSON)):
+        return np.array([_SPREADS[name] for name in _PERSON])
     known = [_SPREADS.get(name.lower().removeprefix("left").removeprefix("right").strip("_- ")) for name in point_names]
     if None in known:
         strange = ", ".join(name for name, spread in zip(point_names, known, strict=True) if spread is None)

@@ -21,6 +21,7 @@ EYES, BOX = "distance between the eyes", "square root of the box's area"
 UNDEFINED = -1.0  # a figure where there is nothing to measure
 CURVE_STEPS = 40  # the cumulative curve has a value at each of 0, 0.005, ..., 0.2
 CURVE_END = 0.2
+WORST = 12  # boxes named
 
 _LIMITS = (0.08, 0.10)
 _DRAWS, _LEVEL = 1000, 0.95
@@ -36,6 +37,15 @@ class PointResult:
 
 
 @dataclass(frozen=True, slots=True)
+class BoxError:
+    """One labelled box: its photo's name, its row there, and the mean error of its points over its normaliser."""
+
+    name: str
+    row: int
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
 class LandmarkResult:
     """Errors of points, each divided by its box's normaliser.
 
@@ -43,7 +53,9 @@ class LandmarkResult:
     FR08, FR10: share of boxes whose mean error is above 0.08, 0.10.
     AUC: area under the cumulative curve up to 0.10, as a share of it. baseline_NME: of the mean shape of the training
     data laid into each box, and `ratio` how many times better the model is; both -1 where that shape is unknown.
-    curve: (error, share of boxes with at most that error). left_out: labelled boxes that have no normaliser.
+    curve: (error, share of boxes with at most that error), the cumulative error distribution; baseline_curve: that of
+    the mean shape, () where it is unknown. worst: the boxes with the largest errors, the worst first.
+    left_out: labelled boxes that have no normaliser.
     """
 
     NME: float
@@ -56,6 +68,8 @@ class LandmarkResult:
     normaliser: str
     per_point: tuple[PointResult, ...]
     curve: tuple[tuple[float, float], ...]
+    baseline_curve: tuple[tuple[float, float], ...]
+    worst: tuple[BoxError, ...]
     boxes: int
     points: int
     left_out: int
@@ -94,12 +108,12 @@ def evaluate_landmarks(
     usable = sizes_px > 0
     boxes_xyxy, wanted, found, sizes_px = boxes_xyxy[usable], wanted[usable], found[usable], sizes_px[usable]
     errors = _errors(found[..., :2], wanted, sizes_px)  # [M, P], NaN where nothing is labelled
-    means = np.nanmean(errors, axis=1) if len(errors) else np.zeros(0)
-    baseline = UNDEFINED
-    if mean_shape is not None and len(means):
-        laid = lay_shape(mean_shape, boxes_xyxy)
-        baseline = float(np.nanmean(np.nanmean(_errors(laid, wanted, sizes_px), axis=1)))
-    nme = float(means.mean()) if len(means) else UNDEFINED
+    means = _row_means(errors)
+    shaped = np.zeros(0)  # errors of the mean shape
+    if mean_shape is not None:
+        shaped = _row_means(_errors(lay_shape(mean_shape, boxes_xyxy), wanted, sizes_px))
+        shaped = shaped[np.isfinite(shaped)]  # a box may have such points alone as were never labelled in training
+    nme, baseline = (float(each.mean()) if len(each) else UNDEFINED for each in (means, shaped))
     return LandmarkResult(
         NME=nme,
         **{f"FR{limit * 100:02.0f}": float((means > limit).mean()) if len(means) else UNDEFINED for limit in _LIMITS},
@@ -110,6 +124,8 @@ def evaluate_landmarks(
         normaliser=normaliser,
         per_point=_per_point(dataset.point_names, errors),
         curve=_curve(means),
+        baseline_curve=_curve(shaped) if len(shaped) else (),
+        worst=_worst(dataset, [row for row, fits in zip(rows, usable, strict=True) if fits], means),
         boxes=len(means),
         points=int(np.isfinite(errors).sum()),
         left_out=int((~usable).sum()),
@@ -193,6 +209,18 @@ def _per_point(names: Sequence[str], errors: Floats) -> tuple[PointResult, ...]:
     sums = np.nansum(errors, axis=0).tolist()
     each = zip(names, sums, counts, strict=True)
     return tuple(PointResult(name, total / count if count else UNDEFINED, count) for name, total, count in each)
+
+
+def _row_means(errors: Floats) -> Floats:
+    """The mean error of each box's points [M]; NaN for a box without any."""
+    count = np.isfinite(errors).sum(axis=1)
+    return np.divide(np.nansum(errors, axis=1), count, out=np.full(len(errors), np.nan), where=count > 0)
+
+
+def _worst(dataset: Dataset, rows: Sequence[tuple[int, int]], means: Floats) -> tuple[BoxError, ...]:
+    places = [(dataset.samples[photo].name, row) for photo, row in rows]
+    order = np.argsort(-means, kind="stable")[:WORST]
+    return tuple(BoxError(*places[place], float(means[place])) for place in order.tolist())
 
 
 def _curve(means: Floats) -> tuple[tuple[float, float], ...]:

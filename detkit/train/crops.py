@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.data.dataset import Dataset
-from detkit.data.keypoints import flip_pairs, labelled_boxes
+from detkit.data.keypoints import labelled_boxes, mirrored_pairs
 from detkit.detections import Detections
 from detkit.evaluate.landmarks import mean_shape
 from detkit.infer.crops import Matrix, cut, move_points, to_canvas_matrix, windows_cxcys
@@ -122,7 +122,7 @@ def card_fields(dataset: Dataset, settings: CropSettings) -> dict[str, Any]:
     labelled_boxes(dataset)
     return {
         "point_names": dataset.point_names,
-        "flip_pairs": flip_pairs(dataset.point_names) if settings.flip else (),
+        "flip_pairs": mirrored_pairs(dataset) if settings.flip else (),
         "point_edges": dataset.point_edges,
         "crop_margin": settings.margin,
         "thresholds": {"conf": 0.0, "iou": 1.0},  # the one box of a photo always stays
