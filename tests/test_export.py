@@ -11,12 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 import onnxruntime  # noqa: E402
 
-from detkit import export  # noqa: E402
 from detkit.engines import Outputs  # noqa: E402
 from detkit.engines.onnx import OnnxEngine  # noqa: E402
 from detkit.engines.torch import TorchEngine  # noqa: E402
 from detkit.errors import RunError, WeightsError  # noqa: E402
-from detkit.export import Proof, compare_outputs, export_onnx  # noqa: E402
+from detkit.export import Proof, compare_outputs, export_onnx, trace  # noqa: E402
 from detkit.models.build import build  # noqa: E402
 from detkit.models.checkpoint import load_model, save_model, save_tensors  # noqa: E402
 from detkit.models.yolo import Yolo  # noqa: E402
@@ -32,8 +31,7 @@ CARD = ModelCard(
 )
 
 
-@pytest.fixture(scope="module")
-def model() -> Yolo:
+def trained() -> Yolo:
     """A network whose batch norms and outputs are far from their first values."""
     torch.manual_seed(0)
     model = build(CARD)
@@ -43,6 +41,11 @@ def model() -> Yolo:
             head.to_box.weight.normal_(0, 0.5)
             head.to_class.weight.normal_(0, 0.5)
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> Yolo:
+    return trained()
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 96), (3, 64, 96), (2, 128, 32)])
@@ -75,10 +78,10 @@ def test_the_mode_of_the_network_does_not_leak_into_the_export(model: Yolo, tmp_
 
 
 def test_an_export_that_differs_is_not_kept(model: Yolo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "compare_outputs", lambda a, b: Proof(0.2, 0.0))
+    monkeypatch.setattr(trace, "compare_outputs", lambda a, b: Proof(0.2, 0.0))
     with pytest.raises(RunError, match=r"0\.2 px"):
         export_onnx(model, CARD, tmp_path / "m.onnx")
-    monkeypatch.setattr(export, "compare_outputs", lambda a, b: Proof(float("nan"), 0.0))
+    monkeypatch.setattr(trace, "compare_outputs", lambda a, b: Proof(float("nan"), 0.0))
     with pytest.raises(RunError):
         export_onnx(model, CARD, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -1,21 +1,25 @@
-"""Export: a trained network as an ONNX graph with preprocessing and decoding inside, proven equal before it is kept."""
+"""A trained network as an ONNX graph or a TorchScript module, with preprocessing and decoding inside."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detkit.engines import Outputs
 from detkit.engines.onnx import OnnxEngine
 from detkit.engines.torch import TorchEngine
 from detkit.errors import RunError
+from detkit.export.proposals import OUTPUT, ProposingGraph, compare_two_stages, without_proposals
 from detkit.files import replacing
+from detkit.models.external_rcnn import TwoStage
 from detkit.models.network import Network
 from detkit.weights import CARD_KEY, ModelCard
 
@@ -58,11 +62,15 @@ def export_onnx(model: Network, card: ModelCard, path: Path) -> Proof:
     height, width = card.input_hw
     noise = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
     with replacing(path) as partial:
-        _trace(model, torch.from_numpy(noise), partial, has_points=bool(card.point_names))
+        trace_onnx(model, card, partial, proposals=isinstance(model, TwoStage))
         graph = onnx.load(partial)
         onnx.helper.set_model_props(graph, {CARD_KEY: card.to_json()})
+        if isinstance(model, TwoStage):
+            proof = Proof(*compare_two_stages(model, partial, noise))
+            without_proposals(graph)
         onnx.save(graph, partial)
-        proof = compare_outputs(TorchEngine(model, card).run(noise), OnnxEngine(partial).run(noise))
+        if not isinstance(model, TwoStage):
+            proof = compare_outputs(TorchEngine(model, card).run(noise), OnnxEngine(partial).run(noise))
         if not (proof.box_px <= BOX_TOLERANCE_PX and proof.score <= SCORE_TOLERANCE):
             raise RunError(
                 "the export does not give the network's boxes, so it was not kept",
@@ -72,14 +80,21 @@ def export_onnx(model: Network, card: ModelCard, path: Path) -> Proof:
     return proof
 
 
-def _trace(model: Network, images: Tensor, path: Path, *, has_points: bool) -> None:
-    names = ["boxes", "scores", *(["points"] if has_points else [])]
+def trace_onnx(model: Network, card: ModelCard, path: Path, *, proposals: bool = False) -> None:
+    """Write a network as an ONNX graph for any number of canvases of any size; it carries no card yet.
+
+    Args:
+        proposals: of a network in two stages, let the graph give the proposals of the first too.
+    Raises:
+        RunError: the tracer cannot follow the network.
+    """
+    names = ["boxes", "scores", *(["points"] if card.point_names else []), *([OUTPUT] if proposals else [])]
     axes = {"images": {0: "B", 1: "H", 2: "W"}, **{name: {0: "B", 1: "N"} for name in names}}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer announces its successor, which takes 20 times as long
         torch.onnx.export(
-            _Graph(model).eval(),
-            (images.to(next(model.parameters()).device),),
+            (ProposingGraph if proposals else _Graph)(model).eval(),  # type: ignore[arg-type]
+            (_example(model, card),),
             str(path),
             dynamo=False,
             input_names=["images"],
@@ -87,6 +102,43 @@ def _trace(model: Network, images: Tensor, path: Path, *, has_points: bool) -> N
             dynamic_axes=axes,
             opset_version=OPSET,
         )
+
+
+def trace_torchscript(model: Network, card: ModelCard, path: Path) -> None:
+    """Write a network as a TorchScript module with its card as the extra file "detkit".
+
+    It takes uint8 [B, H, W, 3] and gives a tuple of what the ONNX graph gives.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # it is deprecated, and what many C++ programs load
+        traced = torch.jit.trace(_Graph(model).eval(), (_example(model, card),), check_trace=False)
+        torch.jit.save(torch.jit.freeze(traced), str(path), _extra_files={CARD_KEY: card.to_json()})
+
+
+class TorchScriptEngine:
+    """Runs a module that `trace_torchscript` has just written; files of others run code, so nothing else opens one."""
+
+    name = "torchscript"
+    parallel = 1
+
+    def __init__(self, path: Path) -> None:
+        extra: dict[str, Any] = {CARD_KEY: ""}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+        self.card = ModelCard.from_json(extra[CARD_KEY].decode(), file=path)
+
+    def run(self, batch_rgb: NDArray[np.uint8]) -> Outputs:
+        """Run the module on uint8 [B, H, W, 3] RGB canvases."""
+        with torch.inference_mode():
+            found = self._module(torch.from_numpy(np.ascontiguousarray(batch_rgb)))
+        return Outputs(*(tensor.numpy() for tensor in found))
+
+
+def _example(model: Network, card: ModelCard) -> Tensor:
+    """Two canvases of the card's size, noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, *card.input_hw, 3), dtype=np.uint8)
+    return torch.from_numpy(noise).to(next(model.parameters()).device)
 
 
 def compare_outputs(a: Outputs, b: Outputs) -> Proof:
