@@ -22,7 +22,7 @@ from detkit.image_header import read_image_header
 from detkit.opencv import load_cv2
 
 Image = NDArray[np.uint8]
-Fit = Literal["letterbox", "stretch"]
+Fit = Literal["letterbox", "letterbox-corner", "stretch"]
 
 MAX_FILE_BYTES = 1 << 30
 _REDUCTIONS = (8, 4, 2)  # what a JPEG can be decoded at a fraction of, largest first
@@ -175,31 +175,37 @@ def place(
     pad_value: int = 114,
     image_hw: tuple[int, int] | None = None,
 ) -> tuple[Image, Placement]:
-    """Fit an image to a canvas as a model card says: "letterbox" or "stretch"."""
-    if fit == "letterbox":
-        return letterbox(image_rgb, canvas_hw, pad_value, image_hw)
+    """Fit an image to a canvas as a model card says: "letterbox", the same in the top-left corner, or "stretch"."""
+    if fit in ("letterbox", "letterbox-corner"):
+        return letterbox(image_rgb, canvas_hw, pad_value, image_hw, centred=fit == "letterbox")
     if fit == "stretch":
         return stretch(image_rgb, canvas_hw, image_hw)
-    raise ValueError(f'fit is {fit!r}, expected "letterbox" or "stretch"')
+    raise ValueError(f'fit is {fit!r}, expected "letterbox", "letterbox-corner" or "stretch"')
 
 
 def letterbox(
-    image_rgb: Image, canvas_hw: tuple[int, int], pad_value: int = 114, image_hw: tuple[int, int] | None = None
+    image_rgb: Image,
+    canvas_hw: tuple[int, int],
+    pad_value: int = 114,
+    image_hw: tuple[int, int] | None = None,
+    *,
+    centred: bool = True,
 ) -> tuple[Image, Placement]:
-    """Scale an image to the largest size that fits, keeping its shape, and centre it on a grey canvas.
+    """Scale an image to the largest size that fits, keeping its shape, and lay it on a grey canvas.
 
     Args:
         image_rgb: uint8 [H, W, 3].
         canvas_hw: height and width of the canvas in pixels.
         pad_value: brightness of the border, 0-255.
         image_hw: the photo's own size where `image_rgb` is the whole photo in fewer pixels; see `decode_reduced`.
+        centred: in the middle; False is the top-left corner, as some other projects have it.
     Returns:
         The canvas, uint8 [*canvas_hw, 3], and where the photo of size `image_hw` lies on it.
     """
     height, width = image_hw or _checked(image_rgb).shape[:2]
     canvas_height, canvas_width = canvas_hw
     inner_hw = _shown_hw((height, width), canvas_hw, "letterbox")
-    top, left = (canvas_height - inner_hw[0]) // 2, (canvas_width - inner_hw[1]) // 2
+    top, left = ((outer - inner) // 2 if centred else 0 for outer, inner in zip(canvas_hw, inner_hw, strict=True))
     canvas = np.full((canvas_height, canvas_width, 3), pad_value, np.uint8)
     canvas[top : top + inner_hw[0], left : left + inner_hw[1]] = _resized(image_rgb, inner_hw)
     scale_xy = inner_hw[1] / width, inner_hw[0] / height

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import xml.parsers.expat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from detkit.errors import WeightsError
 
-SUFFIXES = (".onnx", ".safetensors")
+SUFFIXES = (".onnx", ".safetensors", ".xml")
 
 _PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")  # torch's files are zipped pickles
 _MAX_HEADER_BYTES = 16 << 20  # a header with ten thousand tensors takes 1 MB
 _MAX_ONNX_FIELDS = 100_000  # a model has one graph and a few fields beside it
+_MAX_XML_BYTES = 32 << 20  # OpenVINO's, a network of a thousand layers takes 1 MB; expat reads 100 MB/s
+_XML_METADATA = ["net", "rt_info"]
 
 
 def read_header_text(path: Path, key: str) -> str | None:
-    """The metadata text under `key` in an .onnx or .safetensors file, or None.
+    """The metadata text under `key` in an .onnx or .safetensors file or OpenVINO's .xml, or None.
 
     Args:
         path: the model file.
@@ -64,6 +67,8 @@ def _text(stream: BinaryIO, path: Path, key: str) -> str | None:
         raise _pickle_refused(path)
     if path.suffix.lower() == ".safetensors":
         raise WeightsError("is no safetensors file, or a damaged one", file=path)
+    if path.suffix.lower() == ".xml":
+        return _openvino_text(stream, size, path, key)
     if path.suffix.lower() != ".onnx":
         raise WeightsError("unknown kind of model file", file=path, expected=" or ".join(SUFFIXES))
     for name, value in _onnx_metadata(stream, size, path):
@@ -86,6 +91,31 @@ def _safetensors_text(stream: BinaryIO, size: int, path: Path, key: str) -> str 
     if text is not None and not isinstance(text, str):
         raise WeightsError("damaged: its metadata is not text", file=path)
     return text
+
+
+def _openvino_text(stream: BinaryIO, size: int, path: Path, key: str) -> str | None:
+    """The value of the element `key` among those that OpenVINO keeps for the network as a whole."""
+    if size > _MAX_XML_BYTES:
+        raise WeightsError("is too large for an OpenVINO network", file=path, found=f"{size:,} bytes")
+    within: list[str] = []
+    found: list[str] = []
+
+    def begin(name: str, attributes: dict[str, str]) -> None:
+        if within == _XML_METADATA and name == key and "value" in attributes:
+            found.append(attributes["value"])
+        within.append(name)
+
+    def refuse(*_: object) -> None:  # the door to entities, which can make a small file huge or read another
+        raise WeightsError("holds a document type declaration, which is refused", file=path)
+
+    parser = xml.parsers.expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = begin, lambda _: within.pop()
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.ParseFile(stream)
+    except (xml.parsers.expat.ExpatError, ValueError, LookupError) as error:
+        raise WeightsError(f"is no OpenVINO network, or a damaged one: {error}", file=path) from error
+    return found[0] if found else None
 
 
 def _onnx_metadata(stream: BinaryIO, size: int, path: Path) -> Iterator[tuple[bytes, bytes]]:

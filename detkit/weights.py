@@ -1,9 +1,8 @@
-"""Model files: find one, verify it, and read its card (class names, input size, thresholds, licences)."""
+"""The card a model file carries (class names, input size, thresholds, licences), and how to read it."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -12,13 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detkit.errors import WeightsError
-from detkit.model_header import SUFFIXES, parse_json, read_header_text
+from detkit.manifest import find_weights as find_weights  # offered here too: whoever wants a model wants its card
+from detkit.manifest import read_manifest as read_manifest
+from detkit.manifest import weights_folder as weights_folder
+from detkit.model_header import parse_json, read_header_text
+from detkit.onnx_header import adapter_of_file
 
 CARD_KEY = "detkit"  # the metadata key in .onnx and .safetensors files
 CARD_FORMAT_VERSION = 1
-FITS = ("letterbox", "stretch")
+FITS = ("letterbox", "letterbox-corner", "stretch")
+DEFAULT_CONF = 0.25  # the score from which on a box counts, where nothing else is known
 
 _MAX_SIDE_PX = 16_384
+_MOST_BOXES = 100_000
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class ModelCard:
         architecture: how to build the network again, the arguments of `models.build`.
         class_names: names in label order.
         input_hw: canvas height and width in pixels.
-        fit: "letterbox" (keep the aspect ratio, pad) or "stretch": how a photo meets the canvas.
+        fit: how a photo meets the canvas: "letterbox" (keep the aspect ratio, centre, pad), "letterbox-corner" (the
+            same, in the top-left corner) or "stretch".
         pad_value: grey level of the letterbox's padding, 0-255.
         anchors_wh_px: per pyramid level, A anchors as [width, height] in canvas pixels.
         thresholds: {"conf": score below which a box is dropped, "iou": NMS overlap}.
@@ -40,6 +46,10 @@ class ModelCard:
         point_edges: pairs of point indices to be joined by a line in pictures.
         crop_margin: a model that looks at crops of boxes sees a square window; the room on each side of the box in
             it, as a share of the box's longer side.
+        smallest_px: a window model looks for objects whose longer side is at least this, in pixels of the photo; 0:
+            for those that fill its window at the photo's own size.
+        max_det: of a file with non-max suppression inside, by `thresholds`: the most boxes it gives for a canvas; 0: it
+            gives every box.
         training: data set name and content hash, images and boxes used and left out, epochs, seed, metrics.
         licences: {"code": ..., "weights": ..., "data": ...}.
     """
@@ -48,18 +58,26 @@ class ModelCard:
     architecture: dict[str, Any]
     class_names: tuple[str, ...]
     input_hw: tuple[int, int]
-    fit: Literal["letterbox", "stretch"] = "letterbox"
+    fit: Literal["letterbox", "letterbox-corner", "stretch"] = "letterbox"
     pad_value: int = 114
     anchors_wh_px: tuple[tuple[tuple[float, float], ...], ...] = ()
-    thresholds: dict[str, float] = field(default_factory=lambda: {"conf": 0.25, "iou": 0.6})
+    thresholds: dict[str, float] = field(default_factory=lambda: {"conf": DEFAULT_CONF, "iou": 0.6})
     class_thresholds: dict[str, float] = field(default_factory=dict)
     point_names: tuple[str, ...] = ()
     flip_pairs: tuple[tuple[int, int], ...] = ()
     point_edges: tuple[tuple[int, int], ...] = ()
     crop_margin: float = 0.0
+    smallest_px: float = 0.0
+    max_det: int = 0
     training: dict[str, Any] = field(default_factory=dict)
     licences: dict[str, str] = field(default_factory=dict)
     format_version: int = CARD_FORMAT_VERSION
+
+    def class_conf(self) -> tuple[float, ...] | None:
+        """A confidence for each class in label order, where some class has one of its own."""
+        if not self.class_thresholds:
+            return None
+        return tuple(self.class_thresholds.get(name, self.thresholds["conf"]) for name in self.class_names)
 
     def to_json(self) -> str:
         """The card as one JSON object."""
@@ -105,136 +123,26 @@ class ModelCard:
         return card
 
 
-@dataclass(frozen=True)
-class Shipped:
-    """One model file that comes with detkit, as `weights/manifest.toml` lists it.
-
-    Args:
-        name: what `--weights` calls it; the .onnx and the .safetensors of one model share it.
-        file: file name beside the manifest.
-        sha256: of the file, in hexadecimal.
-        classes: class names in label order.
-        licence: the weights' licence.
-        accuracy: measured figures and the split they were measured on: AP, AP50, split.
-    """
-
-    name: str
-    file: str
-    sha256: str
-    classes: tuple[str, ...]
-    licence: str
-    accuracy: dict[str, Any]
-
-
-def find_weights(name_or_path: str | Path | None = None, suffix: str = ".onnx") -> Path:
-    """Find a model file; one that comes with detkit is verified against its sha256.
-
-    Args:
-        name_or_path: a file, the name of a shipped model, or None for the default model.
-        suffix: which file of a shipped model: ".onnx" to run, ".safetensors" to go on training.
-    Raises:
-        WeightsError: no such file or model, or a shipped file that is damaged.
-    """
-    default, models = read_manifest() if name_or_path is None or _is_bare(name_or_path) else ("", ())
-    name = default if name_or_path is None else str(name_or_path)
-    for model in models:
-        if model.name == name and model.file.endswith(suffix):
-            return _verified(model)
-    files = [model.file for model in models if model.name == name]
-    if files:
-        raise WeightsError(
-            f"the model {name!r} comes with detkit as {', '.join(files)} only", expected=f"a {suffix} file"
-        )
-    if not name:
-        raise WeightsError("no default model is installed; name one with --weights", file=weights_folder())
-    path = Path(name)
-    try:
-        if path.is_file():
-            return path
-        if path.is_dir():
-            raise WeightsError("is a folder, not a model file", file=path, expected=_model_in(path))
-    except OSError as error:
-        raise WeightsError(f"cannot be read: {error.strerror}", file=path) from error
-    raise WeightsError(f"no model {_brief(name)}: no such file{_nearest(path, models)}")
-
-
-def weights_folder() -> Path:
-    """Where the models that come with detkit lie: inside the installed package, else beside it in a source tree."""
-    package = Path(__file__).parent
-    installed = package / "weights_files"
-    return installed if installed.is_dir() else package.parent / "weights"
-
-
-def read_manifest() -> tuple[str, tuple[Shipped, ...]]:
-    """The default model's name and every model file that comes with detkit.
-
-    Raises:
-        WeightsError: a manifest that cannot be read; a missing one just lists nothing.
-    """
-    import tomllib
-
-    path = weights_folder() / "manifest.toml"
-    try:
-        tree = tomllib.loads(path.read_text("utf-8"))
-        models = tuple(Shipped(**entry | {"classes": tuple(entry["classes"])}) for entry in tree.get("weights", []))
-        return str(tree["default"]), models
-    except FileNotFoundError:
-        return "", ()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise WeightsError(f"cannot be used: {error}", file=path) from error
-
-
 def read_card(path: Path) -> ModelCard:
     """Read a model file's card from its header, without loading the model.
 
     Args:
-        path: an .onnx or .safetensors file.
+        path: an .onnx, .safetensors or .xml file.
     Raises:
         WeightsError: missing, empty, damaged, a pickle (which could run code), or without a detkit card.
     """
     text = read_header_text(path, CARD_KEY)
     if text is None:
-        raise WeightsError("carries no detkit model card; detkit runs models it exported or imported", file=path)
+        raise WeightsError(f"carries no detkit model card{_without_card(path)}", file=path)
     return ModelCard.from_json(text, file=path)
 
 
-def _model_in(folder: Path) -> str:
-    """What to give instead of a folder: its best model, where it is a run's."""
-    best = folder / "best.onnx"
-    return str(best) if best.is_file() else "an .onnx or .safetensors file"
-
-
-def _is_bare(name_or_path: str | Path) -> bool:
-    """Could be the name of a shipped model: no folder and no suffix of a model file."""
-    path = Path(name_or_path)
-    return path.name == str(name_or_path) and path.suffix.lower() not in SUFFIXES
-
-
-def _verified(model: Shipped) -> Path:
-    """A shipped model's path, once its bytes are the ones the manifest promises."""
-    path = weights_folder() / model.file
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise WeightsError(f"cannot be read: {error.strerror}; install detkit again", file=path) from error
-    if digest != model.sha256:
-        found, expected = f"sha256 {digest[:12]}...", f"{model.sha256[:12]}..."
-        raise WeightsError("damaged; install detkit again", file=path, found=found, expected=expected)
-    return path
-
-
-def _nearest(path: Path, models: tuple[Shipped, ...]) -> str:
-    """A hint: the model names and neighbouring files that look like `path`."""
-    try:
-        beside = {p.name: str(p) for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES}
-    except OSError:
-        beside = {}
-    known = {model.name: model.name for model in models} | beside
-    near = difflib.get_close_matches(path.name, known, n=2, cutoff=0.5)
-    if near:
-        return "; did you mean " + " or ".join(known[name] for name in near) + "?"
-    names = sorted({model.name for model in models})
-    return f"; models that come with detkit: {', '.join(names)}" if names else ""
+def _without_card(path: Path) -> str:
+    """What to do with a model file of another project."""
+    adapter = adapter_of_file(path)
+    if adapter is None:
+        return "; detkit runs models it exported or imported, and other projects' .onnx detectors with --adapter"
+    return f"; its outputs look like a detector of another project: --adapter {adapter} --names FILE"
 
 
 def _brief(value: object) -> str:
@@ -325,6 +233,8 @@ _CARD_VALUES: dict[str, tuple[Callable[[Any], Any], str]] = {  # key -> (check a
     "flip_pairs": (_index_pairs, "pairs of point indices"),
     "point_edges": (_index_pairs, "pairs of point indices"),
     "crop_margin": (lambda v: _number(v, 10), "a number, 0-10"),
+    "smallest_px": (lambda v: _number(v, _MAX_SIDE_PX), f"a number of pixels, 0-{_MAX_SIDE_PX}"),
+    "max_det": (lambda v: _whole(v, 0, _MOST_BOXES), f"a whole number, 0-{_MOST_BOXES}"),
     "thresholds": (_thresholds, '{"conf": 0-1, "iou": 0-1}'),
     "class_thresholds": (
         lambda v: {_text(key): _number(number, high=1) for key, number in _table(v).items()},

@@ -19,7 +19,7 @@ import typer
 from fake_model import card_with, write_fake_model
 from typer.testing import CliRunner, Result
 
-from detkit import cli, weights
+from detkit import cli, manifest
 from detkit.errors import DataError, MissingExtraError
 from detkit.images import write_image
 
@@ -278,7 +278,7 @@ def test_a_library_that_is_missing_is_exit_5(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_default_model_is_the_shipped_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "weights_folder", lambda: here / "none")
+    monkeypatch.setattr(manifest, "weights_folder", lambda: here / "none")
     done = RUNNER.invoke(cli.app, ["detect", "photos"])
     assert done.exit_code == 4
     assert "no default model" in the_error(done)

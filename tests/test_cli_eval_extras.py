@@ -232,11 +232,9 @@ def test_options_of_boxes_and_a_model_of_points(shell: Any, data: Path, tmp_path
     model = write_landmark_model(tmp_path / "points.onnx")
     asked: list[list[object]] = [
         ["--voc"],
-        ["--oks"],
         ["--mistakes"],
         ["--sizes", "a=0-"],
         ["--iou-thresholds", "0.5"],
-        ["--plots", tmp_path / "plots"],
         ["--report", tmp_path / "r.html"],
         ["--write-thresholds", tmp_path / "t.json"],
     ]

@@ -14,7 +14,7 @@ import pytest
 LAYERS = (
     ("errors",),
     ("allocator", "boxes", "files", "model_header", "image_header", "opencv", "nms_operator", "coco_names"),
-    ("manifest", "download"),
+    ("manifest", "download", "onnx_header"),
     ("nms", "decoding"),  # nms asks boxes for the overlap: each formula is written once
     ("detections",),
     ("images", "draw", "config", "weights", "thresholds"),

@@ -31,6 +31,19 @@ def test_letterbox_of_a_tall_image_pads_left_and_right():
     assert (canvas[:, 70:] == 114).all()
 
 
+def test_a_letterbox_in_the_corner_pads_right_and_below():
+    photo = quarters()
+    for canvas_hw in ((120, 120), (60, 200)):
+        corner, at = place(photo, canvas_hw, "letterbox-corner", 7)
+        centred, middle = place(photo, canvas_hw, "letterbox", 7)
+        left, top = (int(offset) for offset in middle.offset_xy)
+        assert max(left, top) > 0
+        assert at.offset_xy == (0, 0)
+        assert at.scale_xy == middle.scale_xy
+        assert (np.roll(corner, (top, left), (0, 1)) == centred).all()
+        assert (corner[-1, -1] == 7).all()
+
+
 def test_stretch_fills_the_canvas():
     canvas, placement = stretch(quarters(), (20, 120))
     assert canvas.shape == (20, 120, 3)
@@ -39,7 +52,7 @@ def test_stretch_fills_the_canvas():
     assert placement.to_canvas([[30, 20, 60, 40]]).tolist() == [[60, 10, 120, 20]]
 
 
-@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+@pytest.mark.parametrize("fit", ["letterbox", "letterbox-corner", "stretch"])
 @pytest.mark.parametrize("canvas_hw", [(64, 96), (416, 416), (33, 7), (1, 1)])
 def test_boxes_and_points_come_back_from_the_canvas(fit, canvas_hw):
     image = quarters()
@@ -64,7 +77,7 @@ def test_boxes_and_points_come_back_from_the_canvas(fit, canvas_hw):
 def test_a_bright_square_lands_where_its_box_does():
     image = np.zeros((50, 70, 3), np.uint8)
     image[10:30, 40:60] = 255
-    for fit in ("letterbox", "stretch"):
+    for fit in ("letterbox", "letterbox-corner", "stretch"):
         canvas, placement = place(image, (200, 140), fit, pad_value=0)
         rows, columns = np.nonzero(canvas[:, :, 0] > 127)
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
@@ -79,7 +92,7 @@ def test_shrinking_averages():
 
 def test_the_canvas_is_never_the_image_itself():
     image = quarters()
-    for fit in ("letterbox", "stretch"):
+    for fit in ("letterbox", "letterbox-corner", "stretch"):
         canvas, _ = place(image, (HEIGHT, WIDTH), fit)
         np.testing.assert_array_equal(canvas, image)
         assert not np.shares_memory(canvas, image)

@@ -17,9 +17,10 @@ from fake_model import CARD, card_with, write_fake_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detkit import weights
+from detkit import manifest
 from detkit.errors import WeightsError
-from detkit.weights import CARD_KEY, ModelCard, Shipped, find_weights, read_card, read_manifest
+from detkit.manifest import ModelFile
+from detkit.weights import CARD_KEY, ModelCard, find_weights, read_card, read_manifest
 
 FULL = card_with(
     anchors_wh_px=(((8.0, 9.5), (16.0, 30.0)), ((64.0, 64.0),)),
@@ -66,8 +67,8 @@ def test_a_card_survives_the_round_trip(card: ModelCard) -> None:
         ({"input_hw": [416, True]}, "'input_hw'"),
         ({"input_hw": [416, 1e2]}, "'input_hw'"),
         ({"input_hw": [10**9, 416]}, "'input_hw'"),
-        ({"fit": "crop"}, "letterbox or stretch"),
-        ({"fit": ["letterbox"]}, "letterbox or stretch"),
+        ({"fit": "crop"}, "letterbox or letterbox-corner or stretch"),
+        ({"fit": ["letterbox"]}, "or stretch"),
         ({"pad_value": 256}, "0-255"),
         ({"thresholds": {"conf": 0.5}}, "'thresholds'"),
         ({"thresholds": {"conf": 0.5, "iou": 1.5}}, "'thresholds'"),
@@ -245,7 +246,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         text += f'[[weights]]\nname = "fake"\nfile = "{path.name}"\nsha256 = "{digest}"\nclasses = ["red", "blue"]\n'
         text += 'licence = "Apache-2.0"\naccuracy = {AP = 0.1, AP50 = 0.2, split = "made up"}\n'
     (folder / "manifest.toml").write_text(text)
-    monkeypatch.setattr(weights, "weights_folder", lambda: folder)
+    monkeypatch.setattr(manifest, "weights_folder", lambda: folder)
     return folder
 
 
@@ -254,7 +255,7 @@ def test_shipped_models_are_found_by_name(shipped: Path) -> None:
     assert find_weights("fake", ".safetensors") == shipped / "fake.safetensors"
     default, models = read_manifest()
     assert default == "fake"
-    assert isinstance(models[0], Shipped)
+    assert isinstance(models[0], ModelFile)
     assert models[0].accuracy == {"AP": 0.1, "AP50": 0.2, "split": "made up"}
 
 
@@ -301,5 +302,9 @@ def test_the_manifest_in_the_tree_tells_the_truth() -> None:
         pytest.skip("no model is shipped yet")
     assert default in {model.name for model in models}
     for model in models:
+        if model.url:  # published, and here only where somebody pulled it
+            assert model.file.endswith(f"-{model.sha256}.pth")
+            assert model.url.endswith(f"/{model.file}")
+            continue
         suffix = Path(model.file).suffix
         assert read_card(find_weights(model.name, suffix)).class_names == model.classes

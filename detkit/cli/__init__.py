@@ -29,9 +29,13 @@ COMMANDS = {  # name -> ("module:attribute" under detkit.cli, the line `detkit -
     "eval": ("eval:eval_", "Say how good a model is on labelled photos, in COCO's numbers."),
     "compare": ("compare:compare_", "Say which of two models is better on the same photos, and how sure that is."),
     "gate": ("gate:gate_", "Say in CI whether a new model may replace the old one: exit 0, 7 or 8."),
+    "export": ("export:export", "Write a model for other programs: ONNX, OpenVINO, TorchScript; proven equal."),
     "repro": ("repro:repro", "Do the first steps of a training run again and compare them to the last bit."),
     "runs": ("runs:runs", "List training runs: how far they came, how good they are."),
     "data": ("data:app", "Check, mend, convert, split and describe labelled photos."),
+    "explain": ("explain:app", "Show which cell and anchor of a YOLO model answered, and which boxes had to go."),
+    "import": ("import_:app", "Turn other programs' models into detkit's: Darknet's."),
+    "weights": ("weights:app", "List the models that have names, show a model's card, verify and fetch files."),
 }
 _CLOSED_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 

@@ -193,15 +193,9 @@ def _dataset(
 
 def read_split(data: Path, split: str | None, format_: formats.Format | None, *, need_photos: bool = True) -> Dataset:
     """The split asked for; unasked, the only one there is, else val. Without `need_photos` labels alone will do."""
-    try:
-        return formats.read(data, split, format_, need_photos=need_photos)
-    except DataError as first:
-        if split is not None:
-            raise
-        try:
-            return formats.read(data, "val", format_, need_photos=need_photos)
-        except DataError:
-            raise first from None  # it names the splits there are, or what is wrong with the only one
+    names = [split] if split is not None else formats.splits(data, format_)
+    chosen = "val" if len(names) > 1 and "val" in names else split
+    return formats.read(data, chosen, format_, need_photos=need_photos)
 
 
 def _note_training(sides: tuple[Contender, Contender], dataset: Dataset) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from detkit.cli import options
+from detkit.cli import options, sliding_options
 from detkit.errors import UsageError
 
 DEFAULT_OUT = Path("runs/detect")
@@ -27,10 +27,6 @@ Sources = Annotated[
 MaxDet = Annotated[
     int | None,
     typer.Option("--max-det", metavar="N", help="At most N boxes a picture (default: 100).", rich_help_panel=_BOXES),
-]
-Landmarks = Annotated[
-    str | None,
-    typer.Option("--landmarks", metavar="FILE|NAME", help="A model of points, run on each box of a class it knows."),
 ]
 Classes = Annotated[
     str | None,
@@ -52,12 +48,6 @@ Nms = Annotated[
         help="What overlapping boxes do: the better one of a class suppresses the others; or of any class (agnostic); "
         "or it lowers their scores (soft).",
         rich_help_panel=_BOXES,
-    ),
-]
-Size = Annotated[
-    int | None,
-    typer.Option(
-        "--size", metavar="PX", help="Side of the network's canvas (default: the model's).", show_default=False
     ),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Pictures that go through the network together.")]
@@ -212,14 +202,19 @@ class Request:
     strict: bool
     resume: bool
     shard: tuple[int, int]
+    adapter: tuple[str, ...] = ()
+    names: str | None = None
+    sliding: dict[str, Any] = field(default_factory=dict)
 
 
 def detect(
     sources: Sources,
     weights: options.Weights = None,
-    landmarks: Landmarks = None,
+    adapter: options.Adapter = None,
+    names: options.Names = None,
+    landmarks: options.Landmarks = None,
     backend: options.BackendForMany = "auto",
-    size: Size = None,
+    size: options.Size = None,
     batch: Batch = 1,
     conf: options.Conf = None,
     iou: options.Iou = None,
@@ -229,6 +224,10 @@ def detect(
     nms: Nms = "class",
     tile: Tile = None,
     overlap: Overlap = None,
+    mode: sliding_options.Mode = None,
+    stride: sliding_options.Stride = None,
+    scale_step: sliding_options.ScaleStep = None,
+    smallest: sliding_options.Smallest = None,
     every: Every = 1,
     start: Start = None,
     end: End = None,
@@ -293,6 +292,9 @@ def detect(
         strict=strict,
         resume=resume,
         shard=_shard(shard),
+        adapter=tuple(adapter or ()),
+        names=names,
+        sliding=sliding_options.asked(mode, stride, scale_step, smallest),
     )
     if resume and request.folder is None and (jsonl is None or jsonl == "-"):
         raise UsageError("--resume goes on with an --out folder or a --jsonl file")

@@ -71,6 +71,7 @@ def _checked(request: Request, form: PartFormat) -> Path:
         "--jsonl": request.jsonl is not None,
         "--shard": request.shard != (1, 1),
         "--track": request.track,
+        "--adapter": bool(request.adapter),
         f"--to {','.join(request.to)}": not _FROM_RECORDS.issuperset(request.to),
     }
     refused = [option for option, is_asked in asked.items() if is_asked]

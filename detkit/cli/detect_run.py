@@ -11,6 +11,7 @@ from detkit.allocator import keep_freed_blocks
 from detkit.cli import terminal
 from detkit.cli.detect import Request
 from detkit.cli.detect_results import Results
+from detkit.cli.sliding_options import sliding_of
 from detkit.engines import MANY_PHOTOS
 from detkit.errors import DataError, UsageError
 from detkit.infer.frames import Item
@@ -102,6 +103,8 @@ def check_options(request: Request) -> None:
     ):
         if is_given and (request.folder is None or kind not in request.to):
             raise UsageError(f"{option} is for {kind}; give --to {kind} too")
+    if request.names is not None and not request.adapter:
+        raise UsageError("--names is for a network of another project; give --adapter too")
     if request.jsonl == "":
         raise UsageError("--jsonl", found="an empty name", expected="a file, or - for standard output")
 
@@ -124,11 +127,16 @@ def reading_of(request: Request) -> Reading:
 
 def open_predictor(request: Request, items: Sequence[Item]) -> Predictor:
     """The model, as it is asked for; `items` are all of the run, so that shards and resumed runs agree."""
-    return Predictor(
-        request.weights,
-        **predictor_settings(request),
-        photos=len(items) if all(item.kind == "photo" for item in items) else MANY_PHOTOS,
-    )
+    photos = len(items) if all(item.kind == "photo" for item in items) else MANY_PHOTOS
+    settings = predictor_settings(request)
+    if not request.adapter:
+        return Predictor(request.weights, **settings, photos=photos)
+    from detkit.cli.foreign import open_foreign
+
+    engine = open_foreign(request.weights, request.adapter, request.names, request.backend, request.size, photos)
+    predictor = Predictor(engine, **settings | {"size_px": None}, photos=photos)
+    predictor.path = engine.path
+    return predictor
 
 
 def predictor_settings(request: Request) -> dict[str, Any]:
@@ -144,6 +152,7 @@ def predictor_settings(request: Request) -> dict[str, Any]:
         "tiling": None if request.tile is None else _tiling(request.tile, request.overlap),
         "engine": request.backend,
         "landmarks": request.landmarks,
+        "sliding": sliding_of(request.sliding),
     }
 
 
@@ -157,6 +166,8 @@ def settings_of(request: Request) -> dict[str, Any]:
     """What else decides which records a run writes."""
     number, count = request.shard
     own = {"track": request.track, "count": list(request.lines), "shard": f"{number}/{count}"}
+    own |= {"adapter": list(request.adapter)} if request.adapter else {}
+    own |= {"sliding": request.sliding} if request.sliding else {}
     return own | {"to": list(request.to), "crop_margin": request.crop_margin, "yolo_scores": request.yolo_scores}
 
 

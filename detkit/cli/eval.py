@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from detkit.cli import eval_options as own
-from detkit.cli import options, terminal
+from detkit.cli import options, sliding_options, terminal
 from detkit.cli.contenders import read_split
 from detkit.cli.eval_options import COPIES, Extras, numbers, sizes_of
 from detkit.data import formats
 from detkit.data.dataset import Dataset, check_class_names
-from detkit.engines import EngineName, weights_suffix
 from detkit.errors import UsageError
-from detkit.files import replacing
-from detkit.weights import ModelCard, find_weights, read_card
+from detkit.weights import ModelCard, read_card
 
 
 def eval_(
@@ -23,10 +20,16 @@ def eval_(
     split: own.Split = None,
     format_: options.SourceFormat = None,
     weights: options.Weights = None,
+    adapter: options.Adapter = None,
+    names: options.Names = None,
     predictions: own.Predictions = None,
     engine: own.FiguresEngine = "hotcoco",
     backend: options.Backend = "auto",
     batch: own.Batch = 1,
+    mode: sliding_options.Mode = None,
+    stride: sliding_options.Stride = None,
+    scale_step: sliding_options.ScaleStep = None,
+    smallest: sliding_options.Smallest = None,
     iou_thresholds: own.IouThresholds = None,
     sizes: own.Sizes = None,
     voc: own.Voc = False,
@@ -48,7 +51,11 @@ def eval_(
     The interval is where the figure would lie on other photos of the same kind, by a bootstrap over the photos.
 
     A model of points is measured by how far its points lie from the labelled ones, in the labelled boxes: NME, failure
-    rates, the cumulative curve (with --json), each point, and the mean shape for comparison.
+    rates, each point, and the mean shape for comparison; the cumulative curve as a picture with --plots, in numbers
+    with --json; COCO's keypoint figures where the spreads of the points are known or given.
+
+    A localizer is measured on the photos with one object or none: is there one, which, and where, each beside what the
+    mean box of its training photos reaches.
 
     Example:  detkit eval street --weights runs/street/best.onnx --mistakes --report street.html
     """
@@ -66,12 +73,20 @@ def eval_(
         thresholds_to=write_thresholds,
         save_to=save_predictions,
     )
+    sliding = sliding_options.asked(mode, stride, scale_step, smallest)
     if predictions is not None:
-        given = {"--weights": weights, "--save-predictions": save_predictions}
+        given: dict[str, Any] = {"--weights": weights, "--adapter": adapter, "--names": names, "--save-predictions": save_predictions}
+        given |= {"--mode, --stride, --scale-step or --smallest": sliding}
         _refuse_model_options(given | {"--backend": backend != "auto", "--batch": batch != 1})
-    file = None if predictions is not None else find_weights(weights, weights_suffix(backend))
-    card = None if file is None else read_card(file)
+    file, foreign = (None, None) if predictions is not None else own.model(weights, adapter, names, backend)
+    card = None if file is None else read_card(file) if foreign is None else foreign.card
     _check_extras(extras, file, card)
+    if card is not None:
+        sliding_options.check(sliding, card.task)
+    if card is not None and card.task == "landmarks":
+        from detkit.cli.eval_points import check_points_options
+
+        check_points_options(extras, card, batch)
     dataset = _read(data, split, format_, need_photos=predictions is None)
     _check_files(extras, [dataset.source, *(path for path in (file, predictions) if path is not None)])
     where = {"data": str(dataset.source), "split": dataset.split, "format": dataset.format}
@@ -85,11 +100,19 @@ def eval_(
     check_class_names(card.class_names, dataset)
     where |= {"weights": str(file)}
     if card.task == "landmarks":
-        _eval_points(file, dataset, backend, save_predictions, where if as_json else None)
+        from detkit.cli.eval_points import eval_points
+
+        eval_points(file, dataset, backend, engine, extras, where if as_json else None)
+        return
+    if card.task == "localize":
+        from detkit.cli.eval_localize import eval_localize
+
+        eval_localize(file, dataset, backend, batch, extras.save_to, where if as_json else None)
         return
     from detkit.cli.eval_boxes import detected, eval_boxes
 
-    eval_boxes(dataset, detected(file, card, dataset, backend, batch), engine, extras, where if as_json else None)
+    boxes = detected(file, card, dataset, backend, batch, foreign, sliding)
+    eval_boxes(dataset, boxes, engine, extras, where if as_json else None)
 
 
 def _refuse_model_options(given: dict[str, Any]) -> None:
@@ -101,14 +124,19 @@ def _refuse_model_options(given: dict[str, Any]) -> None:
 def _check_extras(extras: Extras, file: Path | None, card: ModelCard | None) -> None:
     """Refuse what this model, or stored boxes, cannot give, and what needs an extra that is not installed."""
     target = extras.thresholds_to
-    if card is not None and card.task == "landmarks" and extras.for_boxes():
-        raise UsageError(f"{extras.for_boxes()[0]} measures boxes; this is a model of points")
-    if card is not None and extras.oks:
+    if card is not None and card.task == "localize":
+        from detkit.cli.eval_localize import check_localize_options
+
+        check_localize_options(extras)
+    if card is not None and card.task != "landmarks" and extras.oks:
         raise UsageError("--oks measures points, and this model finds boxes", expected="--predictions with points")
     if target is not None and target.suffix.lower() in COPIES and (file is None or target.suffix != file.suffix):
         what = "stored boxes have no model to copy" if file is None else f"the model is a {file.suffix} file"
         expected = "a .json file" if file is None else f"a .json or {file.suffix} file"
         raise UsageError(f"--write-thresholds: {what}", file=target, expected=expected)
+    if target is not None and target.suffix.lower() in COPIES and card is not None and card.task == "foreign":
+        what = "a network of another project has no model card to change"
+        raise UsageError(f"--write-thresholds: {what}", file=target, expected="a .json file")
     if extras.plots is not None:
         from detkit.evaluate.plots import check_matplotlib
 
@@ -141,19 +169,3 @@ def _check_files(extras: Extras, inputs: list[Path]) -> None:
     folder = extras.plots
     if folder is not None and (folder.exists() or not folder.absolute().parent.is_dir()) and not folder.is_dir():
         raise UsageError("--plots is no folder, and none can be made there", file=folder, expected="a folder")
-
-
-def _eval_points(
-    file: Path, dataset: Dataset, backend: EngineName, save_to: Path | None, json_with: dict[str, Any] | None
-) -> None:
-    """The same for a model of points; tables, or JSON together with `json_with`."""
-    from detkit.cli.eval_points import eval_points, print_tables
-
-    result, rows = eval_points(file, dataset, backend)
-    if save_to is not None:
-        with replacing(save_to) as partial:
-            partial.write_text(json.dumps(rows), encoding="utf-8")
-    if json_with is None:
-        print_tables(result)
-    else:
-        terminal.print_json(result.to_dict() | json_with)

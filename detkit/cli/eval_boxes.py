@@ -12,8 +12,10 @@ from detkit.card_writer import with_card
 from detkit.cli import terminal
 from detkit.cli.eval_options import COPIES, Extras
 from detkit.cli.eval_tables import print_tables
+from detkit.cli.sliding_options import sliding_of
 from detkit.data.dataset import Dataset
 from detkit.detections import Detections
+from detkit.engines import Engine as Network
 from detkit.engines import EngineName
 from detkit.evaluate.analysis import Analysis, analyse
 from detkit.evaluate.coco import COCO_SIZES, CONF_FLOOR, MAX_DET, CocoResult, Engine, evaluate
@@ -60,11 +62,21 @@ class Measured:
     analysis: Analysis | None
 
 
-def detected(file: Path, card: ModelCard, dataset: Dataset, backend: EngineName, batch: int) -> Boxes:
-    """The boxes a model finds on the photos."""
+def detected(
+    file: Path,
+    card: ModelCard,
+    dataset: Dataset,
+    backend: EngineName,
+    batch: int,
+    loaded: Network | None = None,
+    sliding: dict[str, Any] | None = None,
+) -> Boxes:
+    """The boxes a model finds on the photos; `loaded` is the network in that file, where it is loaded already."""
     from detkit.infer.predictor import Predictor
 
-    predictor = Predictor(file, conf=CONF_FLOOR, max_det=MAX_DET, engine=backend)
+    predictor = Predictor(
+        loaded or file, conf=CONF_FLOOR, max_det=MAX_DET, engine=backend, sliding=sliding_of(sliding or {})
+    )
     found = predictor.predict_files([sample.image_path for sample in dataset], batch=batch)
     boxes = list(terminal.progress(found, total=len(dataset), title="detecting"))
     terminal.say(f"boxes by {file.name} on {predictor.engine.name}")

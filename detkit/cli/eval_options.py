@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detkit.engines import EngineName, weights_suffix
 from detkit.errors import UsageError
 from detkit.evaluate.coco_engines import Engine
+from detkit.manifest import find_weights
+
+if TYPE_CHECKING:
+    from detkit.engines.foreign import ForeignEngine
 
 _MORE, _WRONG, _FILES = "More figures", "What went wrong", "Thresholds and files"
 COPIES = (".onnx", ".safetensors")  # targets of --write-thresholds that are copies of the model
@@ -54,14 +60,18 @@ Voc = Annotated[
     bool, typer.Option("--voc", help="PASCAL VOC's mAP too, of all points and of 11.", rich_help_panel=_MORE)
 ]
 Oks = Annotated[
-    bool, typer.Option("--oks", help="COCO's keypoint figures too, of --predictions.", rich_help_panel=_MORE)
+    bool,
+    typer.Option(
+        "--oks", help="COCO's keypoint figures too: of --predictions, or of a model of points.", rich_help_panel=_MORE
+    ),
 ]
 OksSigmas = Annotated[
     str | None,
     typer.Option(
         "--oks-sigmas",
         metavar="SIGMAS",
-        help="Spread of each point, or one number for all; implies --oks (default: COCO's, by the points' names).",
+        help="Spread of each point, or one number for all; implies --oks (default: those in the labels, else COCO's, "
+        "by the points' names).",
         rich_help_panel=_MORE,
     ),
 ]
@@ -173,13 +183,25 @@ class Extras:
             "--iou-thresholds": self.ious,
             "--sizes": self.sizes,
             "--voc": self.voc,
-            "--oks": self.oks,
             "--mistakes": self.mistakes,
-            "--plots": self.plots,
             "--report": self.report,
             "--write-thresholds": self.thresholds_to,
         }
         return [option for option, value in given.items() if value]
+
+
+def model(
+    weights: str | None, adapter: Sequence[str] | None, names: str | None, backend: EngineName
+) -> tuple[Path, ForeignEngine | None]:
+    """The model's file; where it is of another project, it is loaded already."""
+    if adapter:
+        from detkit.cli.foreign import open_foreign
+
+        engine = open_foreign(weights, adapter, names, backend)
+        return engine.path, engine
+    if names is not None:
+        raise UsageError("--names is for a network of another project; give --adapter too")
+    return find_weights(weights, weights_suffix(backend)), None
 
 
 def numbers(option: str, text: str | None, *, most: float = math.inf) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from detkit.cli import terminal
@@ -10,6 +10,7 @@ from detkit.cli.eval_options import Extras
 from detkit.evaluate.analysis import Analysis
 from detkit.evaluate.coco import CocoResult
 from detkit.evaluate.intervals import Intervals
+from detkit.evaluate.keypoints import KeypointResult
 from detkit.evaluate.mistakes import BACKGROUND, MEANINGS, ConfusionMatrix, ErrorTypes
 from detkit.evaluate.suspects import Suspect
 from detkit.evaluate.thresholds import ClassChoice
@@ -52,11 +53,12 @@ def print_tables(measured: Measured, extras: Extras) -> None:
     """All that was asked for, each part a table or two."""
     print_figures(measured.result, measured.intervals, own_sizes=extras.sizes is not None)
     rules = measured.result.rules()
-    for head, part, meanings in (("VOC figure", measured.voc, _VOC), ("OKS figure", measured.keypoints, _OKS)):
-        if part is not None:
-            rows = [(name, _share(value), meanings[name]) for name, value in part.figures().items()]
-            _table((head, "value", "what it says"), rows, right=("value",))
-            rules += part.rules()
+    if measured.voc is not None:
+        _print_meanings("VOC figure", measured.voc.figures(), _VOC)
+        rules += measured.voc.rules()
+    if measured.keypoints is not None:
+        print_oks(measured.keypoints)
+        rules += measured.keypoints.rules()
     if extras.mistakes and measured.analysis is not None:
         print_mistakes(measured.analysis)
     if extras.thresholds_to is not None and measured.choices is not None:
@@ -65,6 +67,16 @@ def print_tables(measured: Measured, extras: Extras) -> None:
         terminal.say(rule)
     if measured.intervals.resolution > 0:
         terminal.say(f"this set can tell apart differences of about {measured.intervals.resolution:.3f} AP")
+
+
+def print_oks(result: KeypointResult) -> None:
+    """COCO's keypoint figures."""
+    _print_meanings("OKS figure", result.figures(), _OKS)
+
+
+def _print_meanings(head: str, figures: Mapping[str, float], meanings: Mapping[str, str]) -> None:
+    rows = [(name, _share(value), meanings[name]) for name, value in figures.items()]
+    _table((head, "value", "what it says"), rows, right=("value",))
 
 
 def print_figures(result: CocoResult, intervals: Intervals, *, own_sizes: bool) -> None:

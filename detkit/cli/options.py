@@ -11,6 +11,33 @@ Weights = Annotated[
     str | None,
     typer.Option("--weights", "-w", metavar="FILE|NAME", help="Model: an .onnx file, or the name of a shipped model."),
 ]
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="NAME|FILE",
+        help="Run an .onnx of another project: yolox, yolox-decoded, yolov5, yolov8 (to 12), end2end, boxes-scores, or "
+        "a .toml file; again as KEY=VALUE for a single setting.",
+    ),
+]
+Names = Annotated[
+    str | None,
+    typer.Option(
+        "--names",
+        metavar="FILE|coco",
+        help="The class names for --adapter: a file, one a line, a data.yaml, or COCO's 80 (default: the file's own).",
+    ),
+]
+Landmarks = Annotated[
+    str | None,
+    typer.Option("--landmarks", metavar="FILE|NAME", help="A model of points, run on each box of a class it knows."),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        "--size", metavar="PX", help="Side of the network's canvas (default: the model's).", show_default=False
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of a table.")]
 Conf = Annotated[
     float | None,

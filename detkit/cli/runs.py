@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detkit.train.history import RunRecord
 
 _DEFAULT = Path("runs")
-_NUMBERS = ("px", "epochs", "AP", "AP50", "NME", "minutes")
+_NUMBERS = ("px", "epochs", "AP", "AP50", "NME", "quality", "minutes")
 
 Folder = Annotated[
     Path | None, typer.Argument(metavar="FOLDER", help="Where the runs are (default: runs).", show_default=False)
@@ -30,10 +30,11 @@ def runs(folder: Folder = None, sort: Sort = "time", json: options.Json = False)
     """List training runs: what they were, how far they came, how good they are.
 
     Looks in FOLDER and two levels below it. AP and AP50 are those of the best epoch on the run's own val split (0 to 1;
-    NME, the error of landmarks, is better when lower), so compare only runs with equal data. "epochs" are those done of
-    those planned (12/30m: in a budget of 30 minutes). The state is "complete"; "ended early", when nothing got better;
-    "interrupted", stopped in order, to go on with detkit train --resume; or "unfinished", still running or killed: see
-    when it was last written. A run whose files are damaged is listed as far as it can be read.
+    NME, the error of landmarks, is better when lower; "quality" is a localizer's: IoU, class and whether there is an
+    object in one), so compare only runs with equal data. "epochs" are those done of those planned (12/30m: in a budget
+    of 30 minutes). The state is "complete"; "ended early", when nothing got better; "interrupted", stopped in order, to
+    go on with detkit train --resume; or "unfinished", still running or killed: see when it was last written. A run
+    whose files are damaged is listed as far as it can be read.
 
     --json tells more: all val figures of the best epoch, every setting, and those that are not the default.
 
@@ -71,8 +72,8 @@ def _document(run: RunRecord) -> dict[str, Any]:
 
 
 def _print_table(found: list[RunRecord]) -> None:
-    with_points = any("NME" in run.best for run in found)
-    figures = ("AP", "AP50", *(["NME"] if with_points else []))
+    of_tasks = [name for name in ("NME", "quality") if any(name in run.best for run in found)]
+    figures = ("AP", "AP50", *of_tasks)
     headers = ("run", "model", "data", "px", "epochs", *figures, "minutes", "state", "written")
     rows = [_row(run, figures) for run in found]
     terminal.print_table(headers, rows, right=[name for name in headers if name in _NUMBERS])

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from detkit.data.dataset import Dataset
+    from detkit.download import DownloadReport
     from detkit.train.reports import EpochReport, FinishReport, Report, TrialReport
 
 Item = TypeVar("Item")
-_MAIN_FIGURES = ("AP", "AP50", "NME")  # those an epoch's line shows
+_MAIN_FIGURES = ("AP", "AP50", "NME", "quality", "LOC", "mean_IoU")  # those an epoch's line shows
 
 
 def say(message: str) -> None:
@@ -84,6 +85,21 @@ def progress(items: Iterable[Item], *, total: int | None, title: str) -> Iterato
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield from bar.track(items, total=total, description=title)
+
+
+def show_download(reports: Iterable[DownloadReport]) -> int:
+    """Draw a download as it goes, where stderr is a terminal; gives the bytes that were there before it began."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    kept = 0
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=None)
+        for report in reports:
+            kept = report.kept_bytes
+            bar.update(task, completed=report.done_bytes, total=report.total_bytes)
+    return kept
 
 
 def describe_dataset(dataset: Dataset) -> str:

@@ -51,8 +51,20 @@ Resume = Annotated[
     Path | None, typer.Option("--resume", metavar="DIR", help="Go on with an interrupted run, exactly where it stood.")
 ]
 Task = Annotated[
-    Literal["yolo", "landmarks"] | None,
-    typer.Option("--task", help="Boxes of objects, or the points on each labelled box (default: yolo)."),
+    Literal["yolo", "darknet", "landmarks", "localize", "window", "torchvision"] | None,
+    typer.Option(
+        "--task",
+        help="Find every object (default: yolo), the points on each box, the one object of a photo, or objects "
+        "by a sliding window.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="KIND:NAME",
+        help="Another detector than detkit's own: torchvision:NAME, or darknet:FILE.cfg.",
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Passes over the photos (default: 30).")]
 Time = Annotated[
@@ -68,6 +80,8 @@ Backbone = Annotated[
 ]
 
 
+_EXTERNAL = {"torchvision": "name", "darknet": "cfg"}  # KIND of --model -> the setting of that task that names it
+
 AllowBad = Annotated[
     int | None,
     typer.Option("--allow-bad", metavar="N", min=0, help="Leave out up to N photos that have errors."),
@@ -80,6 +94,7 @@ DryRun = Annotated[
 def train(
     data: Data = None,
     task: Task = None,
+    model: Model = None,
     run: Run = None,
     weights: Start = None,
     epochs: Epochs = None,
@@ -109,6 +124,7 @@ def train(
 
     flags: dict[str, str | int | None] = {"--task": task, "--epochs": epochs, "--time": time, "--size": size}
     flags |= {"--batch": batch, "--backbone": backbone, "--format": format_, "--allow-bad": allow_bad}
+    flags |= {"--model": model}
     others: dict[str, object] = {"DATA": data, "--run": run, "--weights": weights, "--config": config}
     others |= {"--set": set_ or None, "--dry-run": dry_run or None}
     beside = [name for name, value in (flags | others).items() if value is not None]
@@ -164,15 +180,15 @@ def _say_nothing(_text: str) -> None:
     """The other processes of a team leave the talking to the first."""
 
 
-def need_torch() -> None:
-    """MissingExtraError where the train extra is not installed."""
+def need_torch(work: str = "training") -> None:
+    """MissingExtraError where the train extra is not installed, which `work` needs."""
     try:
         import detkit.train.fit  # noqa: F401  (is everything it needs there?)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("detkit"):
             raise
         raise MissingExtraError(
-            f'training needs PyTorch and more ({error.name} is missing): pip install "detkit-cv[train]"'
+            f'{work} needs PyTorch and more ({error.name} is missing): pip install "detkit-cv[train]"'
         ) from error
 
 
@@ -181,29 +197,49 @@ def _overrides(flags: dict[str, str | int | None]) -> list[str]:
     from detkit.train.schedule import parse_time
     from detkit.train.settings import TABLES
 
-    time, batch = flags["--time"], flags["--batch"]
+    time, batch, task = flags["--time"], flags["--batch"], flags["--task"]
+    external = _external(flags)
+    if external is not None:
+        task = external[0]
     if time is not None and flags["--epochs"] is not None:
         raise UsageError("--time and --epochs contradict each other")
     if batch not in (None, "auto") and not str(batch).isdecimal():
         raise UsageError("--batch", found=repr(batch), expected="a whole number, or auto")
     values = {
-        "task": flags["--task"],
+        "task": task,
+        **({} if external is None else {f"{external[0]}.{_EXTERNAL[external[0]]}": external[1]}),
         "epochs": flags["--epochs"],
         "time_min": None if time is None else parse_time(str(time)),
         "size_px": flags["--size"],
         "batch_size": 0 if batch == "auto" else batch,
-        f"{TABLES[str(flags['--task'] or 'yolo')]}.backbone": flags["--backbone"],
+        f"{TABLES[str(task or 'yolo')]}.backbone": flags["--backbone"],
         "format": flags["--format"],
         "allow_bad": flags["--allow-bad"],
     }
     return [f"{key}={value}" for key, value in values.items() if value is not None]
 
 
+def _external(flags: dict[str, str | int | None]) -> tuple[str, str] | None:
+    """The task and the detector that `--model` names, where it is given."""
+    if flags["--model"] is None:
+        return None
+    kind, _, name = str(flags["--model"]).partition(":")
+    if kind not in _EXTERNAL or not name:
+        raise UsageError("--model", found=repr(flags["--model"]), expected="torchvision:NAME or darknet:FILE.cfg")
+    if flags["--task"] not in (None, kind):
+        raise UsageError(f"--model {kind}:... finds every object; leave --task out", found=flags["--task"])
+    if flags["--backbone"] is not None:
+        raise UsageError("--model names the whole network; leave --backbone out", found=flags["--backbone"])
+    return kind, name
+
+
 def _settings(data: Path | None, weights: str | None, config: Path | None, overrides: list[str]) -> TrainSettings:
     from detkit.config import load
-    from detkit.train.settings import TrainSettings, resolve
+    from detkit.train.settings import WINDOW_PX, TrainSettings, resolve
     from detkit.weights import find_weights
 
+    if config is None and "task=window" in overrides:
+        overrides = [f"size_px={WINDOW_PX}", *overrides]
     settings = load(TrainSettings, config, overrides)
     if data is not None:
         settings = replace(settings, data=data.absolute())

@@ -31,8 +31,8 @@ _MOST_PARALLEL = 8  # each run at a time takes memory for its own intermediate r
 _KINDS: dict[str, tuple[str, ...]] = {  # engine -> the suffixes it runs
     "auto": SUFFIXES,
     "onnxruntime": (".onnx",),
-    "openvino": (".onnx",),
-    "openvino-bf16": (".onnx",),
+    "openvino": (".onnx", ".xml"),
+    "openvino-bf16": (".onnx", ".xml"),
     "torch": (".safetensors",),
 }
 
@@ -64,8 +64,9 @@ class Engine(Protocol):
 def open_engine(path: Path, engine: EngineName = "auto", *, photos: int = 1) -> Engine:
     """Load a model file into the engine asked for.
 
-    "auto" runs a `.safetensors` in PyTorch and an `.onnx` in onnxruntime; from `MANY_PHOTOS` on in OpenVINO with bf16,
-    which is faster and starts more slowly, where it is installed and the processor computes in bf16.
+    "auto" runs a `.safetensors` in PyTorch, an `.xml` in OpenVINO and an `.onnx` in onnxruntime; these two from
+    `MANY_PHOTOS` on in OpenVINO with bf16, which is faster and starts more slowly, where it is installed and the
+    processor computes in bf16.
 
     Args:
         path: the model file.
@@ -76,7 +77,7 @@ def open_engine(path: Path, engine: EngineName = "auto", *, photos: int = 1) -> 
         UsageError: an unknown engine, or one that does not run this kind of file or not on this processor.
         MissingExtraError: the engine is not installed.
     """
-    read_card(path)  # an unusable file is said to be one, whatever is installed
+    card = read_card(path)  # an unusable file is said to be one, whatever is installed
     kind = path.suffix.lower()
     if engine not in _KINDS:
         raise UsageError("no such engine", found=repr(engine), expected=" or ".join(_KINDS))
@@ -84,18 +85,26 @@ def open_engine(path: Path, engine: EngineName = "auto", *, photos: int = 1) -> 
         raise UsageError(f"{engine} does not run this file", file=path, expected=f"a model in {_KINDS[engine][0]}")
     if kind == ".safetensors":
         return _torch_engine(path)
-    parallel = min(_MOST_PARALLEL, usable_cores()) if photos >= SEVERAL_PHOTOS else 1
-    if engine.startswith("openvino"):
+    parallel = runs_at_a_time(photos)
+    many = photos >= MANY_PHOTOS and card.task != "window"  # its levels are of ever new sizes, each to be compiled
+    quick = _quick_engine(path, parallel) if engine == "auto" and many else None
+    if quick is not None:
+        return quick
+    if engine.startswith("openvino") or kind == ".xml":
         from detkit.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(path, precision="bf16" if engine == "openvino-bf16" else "fp32", parallel=parallel)
-    quick = _quick_engine(path, parallel) if engine == "auto" and photos >= MANY_PHOTOS else None
-    return quick or _onnx_engine(path, parallel)
+    return _onnx_engine(path, parallel)
 
 
 def weights_suffix(engine: EngineName) -> str:
     """Which file of a shipped model an engine runs."""
     return _KINDS.get(engine, SUFFIXES)[0]
+
+
+def runs_at_a_time(photos: int) -> int:
+    """How many photos go through a network at once where so many are going to be run."""
+    return min(_MOST_PARALLEL, usable_cores()) if photos >= SEVERAL_PHOTOS else 1
 
 
 def usable_cores() -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from detkit.engines import Outputs, usable_cores
 from detkit.errors import WeightsError
@@ -47,7 +50,7 @@ def checked_outputs(inputs: Sequence[Port], outputs: Sequence[Port], card: Model
         expected = Port("images", "uint8", ["B", height, width, 3])
         raise WeightsError("the network's input", file=path, found=_listed(inputs), expected=expected)
     by_name = {port.name: port for port in outputs}
-    wanted = [Port(name, "float32", [None, None, *last]) for name, last in _row_shapes(card).items()]
+    wanted = [Port(name, *face) for name, face in _faces(card).items()]
     if not all(port.name in by_name and fits(by_name[port.name], port) for port in wanted):
         raise WeightsError("the network's outputs", file=path, found=_listed(outputs), expected=_wanted(card))
     return [port.name for port in wanted]
@@ -60,11 +63,43 @@ def checked_arrays(arrays: Mapping[str, Any], card: ModelCard, path: Path) -> Ou
         WeightsError: arrays of another shape than the card says.
     """
     shapes = {name: array.shape for name, array in arrays.items()}
-    rows = arrays["scores"].shape[:2]
-    if shapes != {name: (*rows, *last) for name, last in _row_shapes(card).items()}:
+    rows = next(iter(shapes.values()))[:2]
+    if shapes != {
+        name: tuple(rows[axis] if length is None else length for axis, length in enumerate(face[1]))
+        for name, face in _faces(card).items()
+    }:
         found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise WeightsError("the network's outputs", file=path, found=found, expected=_wanted(card))
-    return Outputs(arrays["boxes"], arrays["scores"], arrays.get("points"))
+    if not card.max_det:
+        return Outputs(arrays["boxes"], arrays["scores"], arrays.get("points"))
+    table, meant = arrays["detections"], np.arange(card.max_det) < arrays["count"][:, None]  # [B, max_det]
+    labels = np.arange(len(card.class_names), dtype=np.float32)
+    scores = np.where(meant[..., None] & (table[..., 5:] == labels), table[..., 4:5], np.float32(0))
+    return Outputs(np.ascontiguousarray(table[..., :4]), scores, arrays.get("points"))
+
+
+def in_batches(batch_rgb: NDArray[np.uint8], input_port: Port) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    """A batch as the graph takes it, and how many of its canvases are meant.
+
+    A graph made for so many canvases at a time gets them; the last batch is filled up with black.
+    """
+    length = input_port.shape[0] if input_port.shape else None
+    step = length if isinstance(length, int) else max(1, len(batch_rgb))
+    for start in range(0, max(1, len(batch_rgb)), step):
+        part = np.ascontiguousarray(batch_rgb[start : start + step])
+        count = len(part)
+        if isinstance(length, int) and count < step:
+            part = np.concatenate([part, np.zeros((step - count, *part.shape[1:]), np.uint8)])
+        yield part, count
+
+
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """The outputs of batches that follow each other, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    points = [part.points_xyv for part in parts if part.points_xyv is not None]
+    boxes, scores = (np.concatenate([part[column] for part in parts]) for column in (0, 1))
+    return Outputs(boxes, scores, np.concatenate(points) if points else None)
 
 
 def fits(port: Port, wanted: Port) -> bool:
@@ -88,12 +123,23 @@ def _listed(ports: Sequence[Port]) -> str:
     return ", ".join(str(port) for port in ports)
 
 
-def _row_shapes(card: ModelCard) -> dict[str, tuple[int, ...]]:
-    """Output name -> its shape after [B, N]."""
-    points = {"points": (len(card.point_names), 3)} if card.point_names else {}
-    return {"boxes": (4,), "scores": (len(card.class_names),), **points}
+def _faces(card: ModelCard) -> dict[str, tuple[str, list[int | None]]]:
+    """Output name -> dtype and shape; None is B, and N after it."""
+    rows = card.max_det or None
+    faces: dict[str, tuple[str, list[int | None]]]
+    if card.max_det:
+        faces = {"detections": ("float32", [None, rows, 6]), "count": ("int64", [None])}
+    else:
+        faces = {"boxes": ("float32", [None, None, 4]), "scores": ("float32", [None, None, len(card.class_names)])}
+    if card.point_names:
+        faces["points"] = ("float32", [None, rows, len(card.point_names), 3])
+    return faces
 
 
 def _wanted(card: ModelCard) -> str:
-    shapes = [f"{name} [B, N, {', '.join(map(str, last))}]" for name, last in _row_shapes(card).items()]
-    return f"float {', '.join(shapes)} (scores: one for each class name)"
+    shapes = [f"{name} [{', '.join(_length(*at) for at in enumerate(face[1]))}]" for name, face in _faces(card).items()]
+    return f"float {', '.join(shapes)}" + ("" if card.max_det else " (scores: one for each class name)")
+
+
+def _length(axis: int, length: int | None) -> str:
+    return "BN"[axis] if length is None else str(length)

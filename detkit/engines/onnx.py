@@ -10,10 +10,17 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from detkit.engines import Outputs
-from detkit.engines.graph import Port, checked_arrays, checked_outputs, refuse, thread_count
+from detkit.engines.graph import Port, checked_arrays, checked_outputs, in_batches, joined, refuse, thread_count
+from detkit.onnx_header import check_external_data
 from detkit.weights import ModelCard, read_card
 
-_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}  # onnxruntime's words in NumPy's
+# onnxruntime's words in NumPy's
+_DTYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+}
 _FATAL_ONLY = 4  # onnxruntime also raises what it would log
 
 
@@ -34,17 +41,8 @@ class OnnxEngine:
         """
         self.path, self.parallel = Path(path), parallel
         self.card: ModelCard = read_card(self.path)
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(self.path),
-                _session_options(thread_count(threads, parallel)),
-                providers=["CPUExecutionProvider"],
-                enable_fallback=0,  # it would print on stdout
-            )
-            inputs, outputs = _ports(self._session.get_inputs()), _ports(self._session.get_outputs())
-        except Exception as error:  # noqa: BLE001  (onnxruntime's exceptions have no common class)
-            refuse(self.path, "onnxruntime cannot load it", _reason(error), error)
-        self._names = checked_outputs(inputs, outputs, self.card, self.path)
+        self._session, inputs, outputs = open_session(self.path, thread_count(threads, parallel))
+        self._names, self._input = checked_outputs(inputs, outputs, self.card, self.path), inputs[0]
 
     def run(self, batch_rgb: NDArray[np.uint8]) -> Outputs:
         """Run the network; threads may share the engine.
@@ -54,11 +52,45 @@ class OnnxEngine:
         Raises:
             WeightsError: the network fails on them or gives arrays of another shape than its card says.
         """
+        return joined([self._run(part, count) for part, count in in_batches(batch_rgb, self._input)])
+
+    def _run(self, batch_rgb: NDArray[np.uint8], count: int) -> Outputs:
+        """What it says of the first `count` canvases."""
         try:
-            arrays = self._session.run(self._names, {"images": np.ascontiguousarray(batch_rgb)})
+            arrays = self._session.run(self._names, {"images": batch_rgb})
         except Exception as error:  # noqa: BLE001  (as above)
-            refuse(self.path, f"the network fails on canvases of shape {batch_rgb.shape}", _reason(error), error)
-        return checked_arrays(dict(zip(self._names, arrays, strict=True)), self.card, self.path)
+            refuse(self.path, f"the network fails on canvases of shape {batch_rgb.shape}", reason(error), error)
+        found = {name: array[:count] for name, array in zip(self._names, arrays, strict=True)}
+        return checked_arrays(found, self.card, self.path)
+
+
+def open_session(path: Path, threads: int) -> tuple[Any, list[Port], list[Port]]:
+    """Load an `.onnx` file, whoever made it.
+
+    Args:
+        path: the file; what it takes from other files must lie in its own folder.
+        threads: within one run; 0 leaves it to onnxruntime.
+    Returns:
+        onnxruntime's session, the network's inputs and its outputs.
+    Raises:
+        WeightsError: unusable file.
+    """
+    check_external_data(path)
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path),
+            _session_options(threads),
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # it would print on stdout
+        )
+        return session, _ports(session.get_inputs()), _ports(session.get_outputs())
+    except Exception as error:  # noqa: BLE001  (onnxruntime's exceptions have no common class)
+        refuse(path, "onnxruntime cannot load it", reason(error), error)
+
+
+def reason(error: Exception) -> str:
+    """The line of onnxruntime's report that says what is wrong."""
+    return (str(error).splitlines() or [""])[0]
 
 
 def _session_options(threads: int) -> Any:
@@ -73,7 +105,3 @@ def _session_options(threads: int) -> Any:
 
 def _ports(nodes: list[Any]) -> list[Port]:
     return [Port(node.name, _DTYPES.get(node.type, node.type), node.shape) for node in nodes]
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

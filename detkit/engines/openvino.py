@@ -1,4 +1,4 @@
-"""The OpenVINO engine: the same exported network as onnxruntime runs, in bfloat16 about twice as fast."""
+"""The OpenVINO engine: the exported network that onnxruntime runs, or OpenVINO's own; in bfloat16 twice as fast."""
 
 from __future__ import annotations
 
@@ -14,20 +14,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.engines import Outputs
-from detkit.engines.graph import Port, checked_arrays, checked_outputs, fits, refuse, thread_count
+from detkit.engines.graph import (
+    Port,
+    checked_arrays,
+    checked_outputs,
+    fits,
+    in_batches,
+    joined,
+    refuse,
+    thread_count,
+)
 from detkit.errors import MissingExtraError, UsageError, WeightsError
+from detkit.onnx_header import check_external_data
 from detkit.weights import ModelCard, read_card
 
 Precision = Literal["auto", "fp32", "bf16"]
 _Requests = queue.SimpleQueue[Any]
 
 _KEPT_SHAPES = 4  # compiled networks kept; each holds its own copy of the weights
-_DTYPES = {"u8": "uint8", "f32": "float32"}  # OpenVINO's words in NumPy's
+_DTYPES = {"u8": "uint8", "f32": "float32", "i64": "int64"}  # OpenVINO's words in NumPy's
 _NOISE = ("Check ", "Exception ", "FrontEnd API failed", "Loading input model", "Model wasn't fully", "Summary:")
 
 
 class OpenVinoEngine:
-    """Runs an `.onnx` file on the CPU, compiled anew for every shape of batch it meets (fixed shapes run faster)."""
+    """Runs an `.onnx` or `.xml` file on the CPU, compiled anew for every shape of batch: fixed shapes run faster."""
 
     def __init__(
         self, path: Path | str, *, precision: Precision = "auto", threads: int | None = None, parallel: int = 1
@@ -35,7 +45,7 @@ class OpenVinoEngine:
         """Load the network and check it against its card.
 
         Args:
-            path: the `.onnx` file, with a model card in its metadata.
+            path: the `.onnx` file, or the `.xml` with its `.bin` beside it, with a model card in its metadata.
             precision: "fp32" gives onnxruntime's numbers; "bf16" is faster and moves boxes by half a pixel, some by
                 more; "auto" is bf16 where the processor computes in it.
             threads: threads within one run; None is one for each physical core this process may use.
@@ -47,6 +57,8 @@ class OpenVinoEngine:
         """
         self.path, self.parallel = Path(path), parallel
         self.card: ModelCard = read_card(self.path)
+        if self.path.suffix.lower() == ".onnx":
+            check_external_data(self.path)
         openvino = load_openvino()
         self._core = openvino.Core()
         self.precision = _supported(precision, self._core)
@@ -54,7 +66,8 @@ class OpenVinoEngine:
         self._settings = _settings(self.precision, thread_count(threads, parallel), parallel)
         try:
             # By name, not core.read_model: that one asks every other front end too when this one refuses a file.
-            frontend = openvino.frontend.FrontEndManager().load_by_framework("onnx")
+            framework = "ir" if self.path.suffix.lower() == ".xml" else "onnx"
+            frontend = openvino.frontend.FrontEndManager().load_by_framework(framework)
             self._model = frontend.convert(frontend.load(str(self.path)))
             inputs, outputs = _ports(self._model.inputs), _ports(self._model.outputs)
         except Exception as error:  # noqa: BLE001  (OpenVINO's exceptions have no common class)
@@ -72,7 +85,10 @@ class OpenVinoEngine:
         Raises:
             WeightsError: the network fails on them or gives arrays of another shape than its card says.
         """
-        batch, count = np.ascontiguousarray(batch_rgb), len(batch_rgb)
+        return joined([self._run(part, count) for part, count in in_batches(batch_rgb, self._input)])
+
+    def _run(self, batch: NDArray[np.uint8], count: int) -> Outputs:
+        """What it says of the first `count` canvases."""
         failed = f"the network fails on canvases of shape {batch.shape}"
         if not fits(self._input, Port("images", str(batch.dtype), batch.shape)):  # OpenVINO would try
             raise WeightsError(failed, file=self.path, expected=self._input)
@@ -80,8 +96,8 @@ class OpenVinoEngine:
             with self._lock:
                 slots = self._slots(batch.shape[:3])
                 requests = self._compiled((slots, *batch.shape[1:3]))
-            if slots > count:
-                batch = np.concatenate([batch, np.zeros((slots - count, *batch.shape[1:]), np.uint8)])
+            if slots > len(batch):
+                batch = np.concatenate([batch, np.zeros((slots - len(batch), *batch.shape[1:]), np.uint8)])
             request = requests.get()  # waits while others use them all
             try:
                 results = request.infer({"images": batch}, share_inputs=True)

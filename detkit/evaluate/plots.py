@@ -73,7 +73,7 @@ def write_plots(folder: Path, analysis: Analysis) -> tuple[Path, ...]:
         figure = Figure(figsize=inches, dpi=_DPI, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         fill(list(figure.subplots(1, panels, squeeze=False)[0]), analysis)
-        with replacing(_in(folder, f"{name}.png")) as partial:
+        with replacing(new_file(folder, f"{name}.png")) as partial:
             figure.savefig(partial, format="png")
         paths.append(folder / f"{name}.png")
     return tuple(paths)
@@ -91,7 +91,7 @@ def check_matplotlib() -> None:
         raise MissingExtraError('plots need matplotlib: pip install "detkit-cv[report]"') from error
 
 
-def _in(folder: Path, name: str) -> Path:
+def new_file(folder: Path, name: str) -> Path:
     """A file of a folder that is made if need be; `replacing` says what is wrong with one that cannot be."""
     if not folder.exists() and folder.parent.is_dir():
         folder.mkdir()

@@ -19,8 +19,10 @@ from detkit.images import Image, Placement, decode_image, decode_reduced, place
 from detkit.infer.frames import Ended, Frame, Item, Unreadable
 from detkit.infer.landmarks import LandmarkPredictor
 from detkit.infer.pipeline import Event, FrameReader, Stages, run
+from detkit.infer.pyramid import Level, Sliding
 from detkit.infer.reading import Reading
-from detkit.infer.selection import Selection, Suppression, class_labels, select
+from detkit.infer.selection import MAX_DET, Selection, Suppression, check_within_graph, class_labels, select
+from detkit.infer.sliding import open_windows
 from detkit.infer.sources import find_items, read_photo_bytes
 from detkit.infer.tiles import Tiling, Window, crops, for_windows, merge
 from detkit.thresholds import Thresholds, read_thresholds
@@ -31,17 +33,18 @@ if TYPE_CHECKING:
 
 Source = str | Path | Item
 _LARGEST_SIZE_PX = 4096  # beyond it a network needs more memory than machines have; tiles are the way
-_ANY_SIZE = ("yolo", "darknet")  # tasks whose networks are convolutions from the first layer to the last
+_ANY_SIZE = ("yolo", "darknet", "torchvision")  # tasks whose networks are convolutions from the first layer to the last
 _SIZE_STEP_PX = 32  # of the networks here: their coarsest map has one cell for so many pixels
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the network sees of one picture: one canvas, or one for each window of a tiled picture."""
+    """What the network sees of one picture: one canvas, one for each window of a tiled picture, or a pyramid."""
 
     canvases: list[Image]
     placements: list[Placement]
     windows: tuple[Window, ...]
+    levels: tuple[Level, ...] = ()
 
 
 class Predictor:
@@ -65,19 +68,21 @@ class Predictor:
         engine: EngineName = "auto",
         photos: int = 1,
         landmarks: str | Path | Engine | None = None,
+        sliding: Sliding | None = None,
     ) -> None:
         """Load a model.
 
         Args:
             weights: a model file, the name of a shipped model, a loaded engine, or None for the default model.
             conf, iou: thresholds; None takes the model card's.
-            max_det, nms: see `Selection`, which holds the defaults.
+            max_det, nms: see `Selection`, which holds the defaults; that of `max_det` is 1 for a localizer.
             classes: names of the classes to look for; None for all.
             thresholds: a confidence for each class, or the file that holds them; `conf` goes before them.
             size_px: side of the square canvas photos are laid on; None for the model card's.
             tiling: look at large pictures in tiles too.
             engine, photos: what runs a model that is not loaded yet, and for how many; see `open_engine`.
             landmarks: a model of points, which is run on each box found of a class it knows.
+            sliding: how a window model looks at photos.
         Raises:
             WeightsError, MissingExtraError: a model cannot be used.
             DataError: thresholds that cannot be read, or not for these classes.
@@ -91,6 +96,11 @@ class Predictor:
         self.card = self.engine.card
         self.canvas_hw = self.card.input_hw if size_px is None else _canvas_hw(self.card, size_px)
         self.tiling = tiling
+        self.windows = open_windows(self.engine, sliding, tiled=tiling is not None)
+        if max_det is None and self.card.task == "localize":
+            max_det = 1  # its classes are alternatives for one box
+        if max_det is None and self.card.max_det:
+            max_det = min(MAX_DET, self.card.max_det)
         limits = {} if max_det is None else {"max_det": max_det}
         self.selection = Selection(
             self.card.thresholds["conf"] if conf is None else conf,
@@ -100,9 +110,9 @@ class Predictor:
             class_conf=_class_conf(self.card, conf, thresholds),
             **limits,
         )
+        check_within_graph(self.selection, self.card, self.path)
         self.landmarks = None if landmarks is None else LandmarkPredictor(landmarks, engine)
-        if self.landmarks is not None:
-            self.landmarks.check_detector(self.class_names)
+        _check_points(self.card, self.landmarks, tiling)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -207,15 +217,20 @@ class Predictor:
 
         The network's pixels do not depend on what else is wanted, so boxes do not either.
         """
-        if self.tiling is not None or self.landmarks is not None:  # these look at details
+        if self.tiling is not None or self.landmarks is not None or self.windows is not None:  # they look at details
             image_rgb = decode_image(data, item.name)
-            return image_rgb, (image_rgb.shape[0], image_rgb.shape[1]), image_rgb
+            full_hw = image_rgb.shape[0], image_rgb.shape[1]
+            if self.windows is not None:
+                self.windows.check_photo(full_hw, item.name)
+            return image_rgb, full_hw, image_rgb
         reduced_rgb, full_hw = decode_reduced(data, item.name, self.canvas_hw, self.card.fit)
         is_full = not whole or reduced_rgb.shape[:2] == full_hw
         return reduced_rgb, full_hw, reduced_rgb if is_full else decode_image(data, item.name)
 
     def _prepare(self, pixels_rgb: Image, full_hw: tuple[int, int]) -> _Seen:
         """Lay a picture, or each of its windows, on canvases."""
+        if self.windows is not None:
+            return _Seen([], [], (), tuple(self.windows.levels(pixels_rgb)))
         card = self.card
         if self.tiling is None:
             canvas, at = place(pixels_rgb, self.canvas_hw, card.fit, card.pad_value, image_hw=full_hw)
@@ -226,6 +241,9 @@ class Predictor:
 
     def _detect(self, seen: Sequence[_Seen], pictures: Sequence[Image], batch: int = 1) -> list[Detections]:
         """Run the network on what it sees of some pictures and choose each one's detections."""
+        if self.windows is not None:
+            found = [self.windows.detections(one.levels, self.selection) for one in seen]
+            return found if self.landmarks is None else self.landmarks.add_points(pictures, found, self.class_names)
         placements = [at for one in seen for at in one.placements]
         selection = self.selection if self.tiling is None else for_windows(self.selection)
         selected = self._select([canvas for one in seen for canvas in one.canvases], placements, selection, batch)
@@ -267,9 +285,16 @@ def _class_conf(card: ModelCard, conf: float | None, thresholds: Path | Threshol
     chosen = read_thresholds(thresholds) if isinstance(thresholds, Path) else thresholds
     if chosen is not None:
         return chosen.for_classes(card.class_names, card.thresholds["conf"], file=file)
-    if not card.class_thresholds:
-        return None
-    return tuple(card.class_thresholds.get(name, card.thresholds["conf"]) for name in card.class_names)
+    return card.class_conf()
+
+
+def _check_points(card: ModelCard, landmarks: LandmarkPredictor | None, tiling: Tiling | None) -> None:
+    """Refuse a second model that does not fit the first, and what does nothing where the first finds points itself."""
+    if card.task == "landmarks" and (tiling is not None or landmarks is not None):
+        what = "a model of points takes the whole photo for one object: tiles and a second model do nothing"
+        raise UsageError(what, expected="a detector, and the points as its landmarks")
+    if landmarks is not None:
+        landmarks.check_detector(card.class_names)
 
 
 def _archive_reader(items: Sequence[Item]) -> ArchiveReader | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -14,9 +15,11 @@ from detkit.detections import Detections
 from detkit.errors import UsageError
 from detkit.images import Placement
 from detkit.nms import nms, soft_nms
+from detkit.weights import ModelCard
 
 Float32 = NDArray[np.float32]
 Suppression = Literal["class", "agnostic", "soft"]
+MAX_DET = 100  # boxes a photo, where nobody asks for more or fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Selection:
 
     conf: float
     iou: float
-    max_det: int = 100
+    max_det: int = MAX_DET
     nms: Suppression = "class"
     classes: tuple[int, ...] | None = None
     class_conf: tuple[float, ...] | None = None
@@ -105,6 +108,29 @@ def class_labels(names: str | Sequence[str], class_names: Sequence[str]) -> tupl
     return tuple(sorted({class_names.index(name) for name in asked}))
 
 
+def check_within_graph(selection: Selection, card: ModelCard, file: Path | None) -> None:
+    """Refuse to look for boxes that a graph with non-max suppression inside has dropped already.
+
+    Raises:
+        UsageError: it asks for lower scores, more overlap, more boxes, or another kind of suppression.
+    """
+    if not card.max_det:
+        return
+    inside = Selection(card.thresholds["conf"], card.thresholds["iou"], class_conf=card.class_conf())
+    count = len(card.class_names)
+    asked, left = (float(s.thresholds(count).min(initial=1)) for s in (selection, inside))
+    for what, found, expected, is_beyond in (
+        ("conf", asked, f"{left:g} or more", (selection.thresholds(count) < inside.thresholds(count)).any()),
+        ("iou", selection.iou, f"{inside.iou:g} or less", selection.iou > inside.iou),
+        ("max_det", selection.max_det, f"{card.max_det} or fewer", selection.max_det > card.max_det),
+        ("nms", selection.nms, "'class' or 'agnostic'", selection.nms == "soft"),
+    ):
+        if is_beyond:
+            inside_note = "has non-max suppression inside, which has dropped the other boxes; export it without --nms"
+            shown = found if isinstance(found, str) else f"{found:g}"
+            raise UsageError(f"{what}: the model {inside_note}", file=file, found=shown, expected=expected)
+
+
 def select(
     boxes_xyxy: Float32,
     scores_matrix: Float32,
@@ -124,17 +150,29 @@ def select(
         Detections in the photo's pixels, clipped to it, best first; boxes wholly outside it are gone.
     """
     thresholds = selection.thresholds(scores_matrix.shape[1])
-    rows, labels, scores = _counting(scores_matrix, thresholds)
-    best = _best(scores, selection.max_candidates)
-    best = best[np.isfinite(boxes_xyxy[rows[best]]).all(axis=1)]
-    rows, labels, scores = rows[best], labels[best], scores[best]
+    rows, labels, scores = candidates(boxes_xyxy, scores_matrix, selection)
     kept, scores = _suppressed(boxes_xyxy[rows], scores, labels, selection, thresholds)
     rows, labels = rows[kept], labels[kept]
     on_photo_xyxy = placement.to_image(boxes_xyxy[rows])
-    has_area = (on_photo_xyxy[:, 2] > on_photo_xyxy[:, 0]) & (on_photo_xyxy[:, 3] > on_photo_xyxy[:, 1])
-    chosen = np.flatnonzero(has_area)[: selection.max_det]
+    chosen = shown(on_photo_xyxy, selection)
     points = None if points_xyv is None else placement.points_to_image(points_xyv[rows[chosen]])
     return Detections(placement.image_hw, on_photo_xyxy[chosen], labels[chosen], scores[chosen], points)
+
+
+def candidates(
+    boxes_xyxy: Float32, scores_matrix: Float32, selection: Selection
+) -> tuple[NDArray[np.intp], NDArray[np.intp], Float32]:
+    """Rows, labels and scores of what enters non-max suppression, in their order of appearance; as `select` has it."""
+    rows, labels, scores = _counting(scores_matrix, selection.thresholds(scores_matrix.shape[1]))
+    best = _best(scores, selection.max_candidates)
+    best = best[np.isfinite(boxes_xyxy[rows[best]]).all(axis=1)]
+    return rows[best], labels[best], scores[best]
+
+
+def shown(on_photo_xyxy: Float32, selection: Selection) -> NDArray[np.intp]:
+    """Which boxes [N, 4] that were kept, best first and clipped to the photo, become detections."""
+    has_area = (on_photo_xyxy[:, 2] > on_photo_xyxy[:, 0]) & (on_photo_xyxy[:, 3] > on_photo_xyxy[:, 1])
+    return np.flatnonzero(has_area)[: selection.max_det]
 
 
 def _counting(scores_matrix: Float32, thresholds: Float32) -> tuple[NDArray[np.intp], NDArray[np.intp], Float32]:

@@ -39,7 +39,11 @@ class Matches(NamedTuple):
 
 
 def assign_by_shape(
-    targets: Targets, grids_hw: Sequence[tuple[int, int]], strides: Sequence[int], anchors_wh: Tensor, max_ratio: float
+    targets: Targets,
+    grids_hw: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    anchors_wh: Tensor | Sequence[Tensor],
+    max_ratio: float,
 ) -> list[Matches]:
     """Give each target to every anchor whose sides are within `max_ratio` of its own, in up to three cells.
 
@@ -50,7 +54,7 @@ def assign_by_shape(
     Args:
         targets: the batch's boxes.
         grids_hw: rows and columns per level. strides: pixels per cell per level.
-        anchors_wh: float [L, A, 2] in canvas pixels.
+        anchors_wh: float [L, A, 2] in canvas pixels, or L of [A, 2].
     Returns:
         One `Matches` per level.
     """

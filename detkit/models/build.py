@@ -8,8 +8,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from detkit.errors import WeightsError
 from detkit.models.backbones import STRIDES
+from detkit.models.darknet import Darknet, DarknetSettings
+from detkit.models.external import TorchvisionSettings, make_external
 from detkit.models.landmarks import Landmarks, LandmarkSettings
+from detkit.models.localize import Localizer, LocalizeSettings
 from detkit.models.network import Network, NetworkSettings
+from detkit.models.window import SlidingWindow, WindowSettings
 from detkit.models.yolo import Yolo, YoloSettings
 from detkit.weights import ModelCard
 
@@ -81,13 +85,40 @@ def _make_yolo(card: ModelCard, chosen: YoloSettings) -> Yolo:
     return Yolo(chosen, card.class_names, card.anchors_wh_px)
 
 
+def _make_darknet(card: ModelCard, chosen: DarknetSettings) -> Darknet:
+    model = Darknet(chosen, card.class_names)
+    anchors = tuple(head.anchors_wh_px for head in model.cfg.heads)
+    if card.anchors_wh_px != anchors:
+        raise WeightsError(
+            "anchors in the model card", found=card.anchors_wh_px, expected=f"{anchors}, those of the cfg"
+        )
+    return model
+
+
 def _make_landmarks(card: ModelCard, chosen: LandmarkSettings) -> Landmarks:
     if not card.point_names:
         raise WeightsError("points in the model card", found="none", expected="a name for each")
     return Landmarks(chosen, card.class_names, card.point_names)
 
 
+def _make_localizer(card: ModelCard, chosen: LocalizeSettings) -> Localizer:
+    return Localizer(chosen, card.class_names)
+
+
+def _make_window(card: ModelCard, chosen: WindowSettings) -> SlidingWindow:
+    height, width = card.input_hw
+    counts = [len(level) for level in card.anchors_wh_px]
+    if height != width or counts != [len(card.class_names)]:
+        found, expected = f"{width} x {height} px, {counts} boxes", "a square window and a box for each class"
+        raise WeightsError("the window in the model card", found=found, expected=expected)
+    return SlidingWindow(chosen, width, card.class_names, card.anchors_wh_px[0])
+
+
 FAMILIES: dict[str, Family] = {  # ModelCard.task -> its networks
     "yolo": Family(YoloSettings, ("backbone", "width", "anchors_per_scale"), _make_yolo),
+    "darknet": Family(DarknetSettings, ("cfg",), _make_darknet),
     "landmarks": Family(LandmarkSettings, ("backbone", "width"), _make_landmarks),
+    "torchvision": Family(TorchvisionSettings, ("name", "layout"), make_external),
+    "localize": Family(LocalizeSettings, ("backbone", "width", "hidden"), _make_localizer),
+    "window": Family(WindowSettings, ("backbone", "stride", "hidden", "hidden_layers"), _make_window),
 }

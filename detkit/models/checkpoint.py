@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -51,11 +52,33 @@ def load_model(path: Path) -> tuple[Network, ModelCard]:
     """
     card = read_card(path)
     try:
+        check_shapes(card, path)
         model = build(card)
-    except UsageError as error:  # here it is the file, not the user, that names an unknown backbone
+    except (UsageError, WeightsError) as error:  # here it is the file, not the user, that names an unknown backbone
         raise WeightsError(error.message, file=path, found=error.found, expected=error.expected) from error
     load_state(model, path)
     return model.eval(), card
+
+
+def check_shapes(card: ModelCard, path: Path) -> None:
+    """Compare a file's tensors with those of its card's network before memory is taken for it: a card may claim any.
+
+    Raises:
+        WeightsError: names or shapes differ; the first difference is named.
+    """
+    try:
+        with torch.device("meta"):  # tensors without memory
+            own = {name: tuple(tensor.shape) for name, tensor in build(card).state_dict().items()}
+    except NotImplementedError:  # a network that computes something while it is built; those have one size
+        return
+    except RuntimeError as error:
+        raise WeightsError("the card's network is larger than any", file=path, found=str(error)[:80]) from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if not name.startswith(TRAINING_PREFIX)]  # noqa: SIM118
+            _compare(own, {name: tuple(file.get_slice(name).get_shape()) for name in names}, path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot be read: {error}", file=path, expected="a .safetensors file") from error
 
 
 def load_state(model: nn.Module, path: Path, *, left_out: tuple[str, ...] = ()) -> None:
@@ -68,15 +91,16 @@ def load_state(model: nn.Module, path: Path, *, left_out: tuple[str, ...] = ()) 
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING_PREFIX)}
     own = model.state_dict()
     tensors = {name: own.get(name, t) if name.startswith(left_out) else t for name, t in tensors.items()}
-    for name in own.keys() ^ tensors.keys():
-        problem = "lacks the tensor" if name in own else "holds an unknown tensor"
-        raise WeightsError(f"{problem} {name}", file=path, expected="the tensors its card's architecture needs")
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise WeightsError(
-                f"tensor {name} has another shape",
-                file=path,
-                found=tuple(tensor.shape),
-                expected=tuple(own[name].shape),
-            )
+    wanted, found = ({name: tuple(t.shape) for name, t in every.items()} for every in (own, tensors))
+    _compare(wanted, found, path)
     model.load_state_dict(tensors)
+
+
+def _compare(own: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """WeightsError where the shapes of a network's tensors and those of a file's differ."""
+    for name in sorted(own.keys() ^ found.keys()):
+        problem = "lacks the tensor" if name in own else "holds an unknown tensor"
+        raise WeightsError(f"{problem} {name[:80]}", file=path, expected="the tensors its card's architecture needs")
+    for name, shape in found.items():
+        if shape != own[name]:
+            raise WeightsError(f"tensor {name} has another shape", file=path, found=shape, expected=own[name])

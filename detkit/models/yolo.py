@@ -95,7 +95,7 @@ class Yolo(Network):
         boxes, scores = [], []
         for level, stride, anchors in zip(raw.levels, self.strides, self.anchors_wh, strict=True):
             level = level.float()  # [B, A, H, W, 5 + K]
-            boxes.append(_decode_boxes(level[..., :4], _grid_xy(level), anchors[:, None, None], stride).flatten(1, 3))
+            boxes.append(_decode_boxes(level[..., :4], grid_xy(level), anchors[:, None, None], stride).flatten(1, 3))
             scores.append((level[..., 4:5].sigmoid() * level[..., 5:].sigmoid()).flatten(1, 3))
         return torch.cat(boxes, 1), torch.cat(scores, 1), None
 
@@ -131,15 +131,7 @@ class Yolo(Network):
     def answering(self, raw: Raw, truths: Sequence[Detections]) -> list[Detections]:
         """Per canvas, the anchors that answer for its labelled boxes, each laid on the middle of its cell."""
         targets = stack_targets(truths, raw.levels[0].device)
-        rows: list[Tensor] = []  # of image, label, x1, y1, x2, y2
-        for i, match in enumerate(self._assign(raw, targets)):
-            centre_xy = (torch.stack([match.column, match.row], 1) + 0.5) * self.strides[i]  # [T, 2]
-            half_wh = self.anchors_wh[i][match.anchor] / 2
-            labels = targets.labels[match.target]
-            rows.append(torch.cat([torch.stack([match.image, labels], 1), centre_xy - half_wh, centre_xy + half_wh], 1))
-        table = torch.cat(rows).cpu().numpy()  # [T, 6]
-        own = [table[table[:, 0] == image] for image in range(len(truths))]
-        return [Detections(t.size_hw, part[:, 2:], part[:, 1]) for t, part in zip(truths, own, strict=True)]
+        return answering_boxes(self._assign(raw, targets), targets, self.strides, self.anchors_wh, truths)
 
     def _assign(self, raw: Raw, targets: Targets) -> list[Matches]:
         """Which slots answer for which targets, per level."""
@@ -150,7 +142,7 @@ class Yolo(Network):
         boxes, logits = [], []
         for level, stride, anchors in zip(raw.levels, self.strides, self.anchors_wh, strict=True):
             offsets = level.detach()[..., :4].float()
-            boxes.append(_decode_boxes(offsets, _grid_xy(level), anchors[:, None, None], stride))
+            boxes.append(_decode_boxes(offsets, grid_xy(level), anchors[:, None, None], stride))
             logits.append(level.detach()[..., 4:])
         return assign_by_simota(targets, boxes, logits, self.strides, self.anchors_wh, min(ratio, _MAX_SIDE))
 
@@ -164,7 +156,7 @@ class Yolo(Network):
         kind, slots = self.settings.objectness, (match.image, match.anchor, match.row, match.column)
         wanted = torch.zeros_like(level[..., 4])  # [B, A, H, W]
         wanted[slots] = 1.0 if kind == "focal" else iou.detach().clamp(0, 1)
-        counted = ~_inside_crowd(level, targets, self.strides[index])
+        counted = ~inside_crowd(level, targets, self.strides[index])
         counted[slots] = True
         if kind == "bce":
             each = F.binary_cross_entropy_with_logits(level[..., 4], wanted, reduction="none")
@@ -203,7 +195,7 @@ def _decode_boxes(offsets: Tensor, cell_xy: Tensor, anchors_wh: Tensor, stride: 
     return torch.cat([centre_xy - half_wh, centre_xy + half_wh], -1)
 
 
-def _grid_xy(level: Tensor) -> Tensor:
+def grid_xy(level: Tensor) -> Tensor:
     """Column and row of every cell of [B, A, H, W, ...] as [H, W, 2]."""
     rows = torch.arange(level.shape[2], device=level.device, dtype=torch.float32)
     columns = torch.arange(level.shape[3], device=level.device, dtype=torch.float32)
@@ -211,15 +203,34 @@ def _grid_xy(level: Tensor) -> Tensor:
     return torch.stack([x, y], -1)
 
 
-def _inside_crowd(level: Tensor, targets: Targets, stride: int) -> Tensor:
+def inside_crowd(level: Tensor, targets: Targets, stride: int) -> Tensor:
     """Bool [B, A, H, W]: the cell's centre lies in a crowd box of its image."""
     inside = torch.zeros_like(level[..., 4], dtype=torch.bool)
-    centre_xy = (_grid_xy(level) + 0.5) * stride  # [H, W, 2]
+    centre_xy = (grid_xy(level) + 0.5) * stride  # [H, W, 2]
     for row in torch.nonzero(targets.crowd).flatten().tolist():
         x1, y1, x2, y2 = targets.boxes_xyxy[row].unbind()
         covered = (centre_xy[..., 0] > x1) & (centre_xy[..., 0] < x2) & (centre_xy[..., 1] > y1)
         inside[targets.image_index[row]] |= covered & (centre_xy[..., 1] < y2)
     return inside
+
+
+def answering_boxes(
+    matches: Sequence[Matches],
+    targets: Targets,
+    strides: Sequence[int],
+    anchors_wh: Tensor | Sequence[Tensor],
+    truths: Sequence[Detections],
+) -> list[Detections]:
+    """The anchors of matched slots, level by level, each laid on the middle of its cell and given its box's label."""
+    rows: list[Tensor] = []  # of image, label, x1, y1, x2, y2
+    for match, stride, anchors in zip(matches, strides, anchors_wh, strict=True):
+        centre_xy = (torch.stack([match.column, match.row], 1) + 0.5) * stride  # [T, 2]
+        half_wh = anchors[match.anchor] / 2
+        labels = targets.labels[match.target]
+        rows.append(torch.cat([torch.stack([match.image, labels], 1), centre_xy - half_wh, centre_xy + half_wh], 1))
+    table = torch.cat(rows).cpu().numpy()  # [T, 6]
+    own = [table[table[:, 0] == image] for image in range(len(truths))]
+    return [Detections(t.size_hw, part[:, 2:], part[:, 1]) for t, part in zip(truths, own, strict=True)]
 
 
 def stack_targets(truths: Sequence[Detections], device: torch.device | str = "cpu") -> Targets:

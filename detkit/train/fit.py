@@ -38,6 +38,8 @@ from detkit.train.tasks import better, task_of
 from detkit.train.trials import trials
 from detkit.weights import ModelCard, read_card
 
+_SEEDS_APART = 1_000_003  # so that no step of one seed draws what a step of the next does
+
 
 class Fit:
     """One training run: what learns, what it is fed, and where it stands.
@@ -178,7 +180,10 @@ class Fit:
 
     def _epoch(self) -> Generator[StepReport, None, None]:
         """The steps of the current epoch, from the current batch on."""
-        settings, plan = self.settings, self._plan(self.position.epoch)
+        settings, at = self.settings, self.position
+        run, team = self.folder.path, self.team
+        self.task.before_epoch(self.canvases, self._agreed_engine, at.progress, run, team, begun=at.batch > 0)
+        plan = self._plan(at.epoch)
         count = batch_count(len(plan.order), settings.batch_size)
         self.learner.train_mode()
         started = saved = time.monotonic()
@@ -199,6 +204,8 @@ class Fit:
     def _step(self, gathered: list[Batch], images: int, started: float) -> StepReport:
         """One step of the optimiser and of the moving average; `images` canvases were fed since `started`."""
         at, share = self.position, 1 / len(gathered)
+        part = at.step * self.team.size + self.team.rank  # dropout draws the same after a resume
+        torch.manual_seed(self.settings.seed + _SEEDS_APART * (part + 1))
         rate = learning_rate(at.step, self.clock.total_steps, self.settings.optim)
         losses: dict[str, float] = {}
         for number, (canvases, truths) in enumerate(gathered):
@@ -272,11 +279,16 @@ class Fit:
 
     def validate(self) -> tuple[Figures, list[Detections]]:
         """Figures of the averaged weights on the val split, and what they found; each process looks at its part."""
-        self.learner.agree()
+        engine = self._agreed_engine()
         part = [self.val.samples[i] for i in self.team.share_out(len(self.val))]
-        predictions = self.team.gathered(self.task.predict(self._engine(), part), len(self.val))
+        predictions = self.team.gathered(self.task.predict(engine, part), len(self.val))
         figures = self.task.figures(self.val, predictions) if self.team.leads else {}
         return self.team.from_leader(figures), predictions
+
+    def _agreed_engine(self) -> TorchEngine:
+        """The same averaged weights in every process."""
+        self.learner.agree()
+        return self._engine()
 
     def _engine(self) -> TorchEngine:
         return TorchEngine(self.learner.averaged_model(), self.card, bf16=self.settings.precision == "bf16")

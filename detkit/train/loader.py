@@ -27,6 +27,7 @@ Batch = tuple[NDArray[np.uint8], list[Detections]]  # uint8 [B, S, S, 3] and B t
 
 # what a generator is for: no two of one epoch may draw the same numbers
 _SIDE_STREAM, _CANVAS_STREAM = 2, 3
+_NOT_SHRUNK_PX = 1 << 20
 _PASTED = 3  # objects that copy-paste tries to add to a canvas
 
 
@@ -45,6 +46,10 @@ class PhotoCache:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def at_full_size(self) -> PhotoCache:
+        """The same photos, not shrunk, in the same memory: use one of the two."""
+        return PhotoCache(self.dataset, _NOT_SHRUNK_PX, self._left_bytes)
 
     def __getitem__(self, index: int) -> tuple[Image, Detections]:
         if index in self._kept:

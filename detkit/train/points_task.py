@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detkit.data.dataset import Dataset, Sample
+from detkit.data.keypoints import labelled_boxes
 from detkit.detections import Detections
 from detkit.engines import Engine
 from detkit.evaluate.landmarks import evaluate_landmarks
 from detkit.infer.landmarks import LandmarkPredictor
 from detkit.train.crops import BoxCrops, Photos, card_fields, listed_shape
+from detkit.train.distributed import Team
 from detkit.train.loader import Batch, CanvasMaker
 from detkit.train.settings import TrainSettings
 from detkit.weights import ModelCard
@@ -28,7 +31,8 @@ class Landmarking:
     higher_is_better: bool = False
 
     def usable(self, dataset: Dataset) -> Dataset:
-        """Every photo: `canvases` takes the boxes that have points."""
+        """Every photo: `canvases` takes the boxes that have points; a split without any is refused."""
+        labelled_boxes(dataset)
         return dataset
 
     def plan(self, train: Dataset, settings: TrainSettings) -> None:
@@ -45,6 +49,18 @@ class Landmarking:
     def order(self, canvases: CanvasMaker, train: Dataset, settings: TrainSettings, epoch: int) -> NDArray[np.int64]:
         """Every box once."""
         return np.random.default_rng((settings.seed, epoch)).permutation(len(canvases))
+
+    def before_epoch(
+        self,
+        canvases: CanvasMaker,
+        engine: Callable[[], Engine],
+        progress: float,
+        run: Path,
+        team: Team,
+        *,
+        begun: bool,
+    ) -> None:
+        """Nothing changes."""
 
     def answering(self, model: Any, batch: Batch) -> list[Detections]:
         """There are no anchors."""

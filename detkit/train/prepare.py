@@ -15,6 +15,7 @@ from detkit.errors import DataError
 from detkit.models.anchors import AnchorFit, Collisions, anchor_fit, count_collisions, kmeans_anchors
 from detkit.models.backbones import STRIDES
 from detkit.models.build import architecture
+from detkit.models.darknet_cfg import parse_cfg
 from detkit.train.settings import TrainSettings
 from detkit.weights import ModelCard
 
@@ -31,7 +32,9 @@ class AnchorPlan:
 
 
 def plan_anchors(dataset: Dataset, settings: TrainSettings) -> AnchorPlan:
-    """K-means anchors on the boxes of a data set, as they lie on the letterboxed canvas.
+    """The anchors of a network on the boxes of a data set, as they lie on the letterboxed canvas.
+
+    They are found by k-means on the boxes; a Darknet network brings its own.
 
     Raises:
         DataError: there is no box to learn from.
@@ -40,12 +43,17 @@ def plan_anchors(dataset: Dataset, settings: TrainSettings) -> AnchorPlan:
     sizes_wh = np.concatenate([b[:, 2:] for b in boxes]) if boxes else np.zeros((0, 2))
     if not len(sizes_wh):
         raise DataError("no labelled box to train on", file=dataset.source, found="0 boxes", expected="at least one")
-    per_level = settings.model.anchors_per_scale
-    anchors = kmeans_anchors(sizes_wh, per_level * len(STRIDES), seed=settings.seed).round(1)
-    levels = np.split(anchors, len(STRIDES))
-    fit = anchor_fit(sizes_wh, anchors, settings.model.max_shape_ratio)
+    if settings.task == "darknet":
+        heads = parse_cfg(settings.darknet.cfg).heads
+        levels, strides = [np.array(head.anchors_wh_px) for head in heads], [head.stride_px for head in heads]
+        max_ratio = settings.darknet.max_shape_ratio
+    else:
+        count, strides = settings.model.anchors_per_scale * len(STRIDES), list(STRIDES)
+        levels = np.split(kmeans_anchors(sizes_wh, count, seed=settings.seed).round(1), len(STRIDES))
+        max_ratio = settings.model.max_shape_ratio
+    fit = anchor_fit(sizes_wh, np.concatenate(levels), max_ratio)
     as_tuples = tuple(tuple((float(w), float(h)) for w, h in level) for level in levels)
-    return AnchorPlan(as_tuples, fit, count_collisions(boxes, STRIDES, levels))
+    return AnchorPlan(as_tuples, fit, count_collisions(boxes, strides, levels))
 
 
 def new_card(
@@ -74,12 +82,12 @@ def new_card(
         "seed": settings.seed,
         **of_task.get("training", {}),
     }
+    found = {"architecture": architecture(settings.network)}
+    anchors = {} if plan is None else {"anchors_wh_px": plan.anchors_wh_px}
     return ModelCard(
         task=settings.task,
-        architecture=architecture(settings.network),
         class_names=train.class_names,
         input_hw=(settings.size_px, settings.size_px),
-        anchors_wh_px=() if plan is None else plan.anchors_wh_px,
         licences=LICENCES,
-        **{**of_task, "training": training},
+        **{**found, **anchors, **of_task, "training": training},
     )

@@ -11,17 +11,34 @@ import torch
 from detkit.errors import UsageError, WeightsError
 from detkit.models.backbones import PRETRAINED, SIZE_MULTIPLE
 from detkit.models.build import with_architecture
+from detkit.models.darknet import DarknetSettings
+from detkit.models.darknet_weights import cfg_for_training
+from detkit.models.external import TorchvisionSettings
 from detkit.models.landmarks import LandmarkSettings
+from detkit.models.localize import LocalizeSettings
 from detkit.models.network import NetworkSettings
+from detkit.models.window import WindowSettings
 from detkit.models.yolo import YoloSettings
 from detkit.train.augment import AugmentSettings
 from detkit.train.crops import CropSettings
 from detkit.train.loader import multi_scale_sides
+from detkit.train.localize_canvases import LocalizeCanvasSettings
 from detkit.train.optim import OptimSettings
+from detkit.train.window_crops import ExampleSettings
 from detkit.weights import ModelCard, read_card
 
-TABLES = {"yolo": "model", "landmarks": "landmarks"}  # task -> the table of its network's settings
+# task -> the table of its network's settings
+TABLES = {
+    "yolo": "model",
+    "darknet": "darknet",
+    "landmarks": "landmarks",
+    "localize": "localize",
+    "window": "window",
+    "torchvision": "torchvision",
+}
 
+WINDOW_PX = 96  # side of the window where none is asked for
+_LEAST_WINDOW_PX = 16
 _GROWN_BY = 0.7  # share of the run after which the canvas has its full size
 
 
@@ -30,14 +47,16 @@ class TrainSettings:
     """Settings of one run; `runs/NAME/config.toml` holds them all.
 
     data: the data set's folder or file. format: what to take it for; none lets detkit find out.
-    task: what is learnt; "yolo" uses [model] and [augment], "landmarks" uses [landmarks] and [crop].
+    task: what is learnt; "yolo" uses [model] and [augment], "darknet" uses [darknet] and [augment], "landmarks" uses
+    [landmarks] and [crop], "localize" uses [localize] and [localize_canvas], "window" uses [window] and [examples],
+    "torchvision" uses [torchvision] and [augment].
     start: a .safetensors model to begin from.
     epochs: passes over the photos. time_min: minutes for the whole run, which is planned to end on time; 0 is no
     limit, otherwise `epochs` is left out of account.
     batch_size: canvases per step, of all processes together; 0 lets detkit choose.
-    size_px: side of the canvas, a multiple of 32. multi_scale: each batch draws its side from size_px times
-    1 - multi_scale to 1 + multi_scale. grow: share of size_px at the start of the run; the canvas then grows with it
-    (progressive learning, Tan 2021) and has its full size after 70 % of the run.
+    size_px: side of the canvas, a multiple of 32; or of the window, any from 16 px on. multi_scale: each batch draws
+    its side from size_px times 1 - multi_scale to 1 + multi_scale. grow: share of size_px at the start of the run; the
+    canvas then grows with it (progressive learning, Tan 2021) and has its full size after 70 % of the run.
     balance: frequency below which the photos of a class are repeated (repeat factor sampling, Gupta 2019); 0 is off.
     seed: of everything random. workers: loader threads.
     precision: "auto" is bf16 where the processor has it; "fp16" needs a GPU.
@@ -51,7 +70,7 @@ class TrainSettings:
 
     data: Path | None = None
     format: Literal["coco", "yolo", "voc", "csv"] | None = None
-    task: Literal["yolo", "landmarks"] = "yolo"
+    task: Literal["yolo", "darknet", "landmarks", "localize", "window", "torchvision"] = "yolo"
     start: Path | None = None
     epochs: int = 30
     time_min: float = 0.0
@@ -74,13 +93,22 @@ class TrainSettings:
     tensorboard: bool = False
     allow_bad: int = 0
     model: YoloSettings = field(default_factory=YoloSettings)
+    darknet: DarknetSettings = field(default_factory=DarknetSettings)
     landmarks: LandmarkSettings = field(default_factory=LandmarkSettings)
+    localize: LocalizeSettings = field(default_factory=LocalizeSettings)
+    window: WindowSettings = field(default_factory=WindowSettings)
+    torchvision: TorchvisionSettings = field(default_factory=TorchvisionSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     crop: CropSettings = field(default_factory=CropSettings)
+    localize_canvas: LocalizeCanvasSettings = field(default_factory=LocalizeCanvasSettings)
+    examples: ExampleSettings = field(default_factory=ExampleSettings)
 
     def __post_init__(self) -> None:
-        if self.size_px < SIZE_MULTIPLE or self.size_px % SIZE_MULTIPLE:
+        if self.task == "window":
+            if self.size_px < _LEAST_WINDOW_PX or self.multi_scale or self.grow != 1:
+                raise ValueError(f"a window has one size, from {_LEAST_WINDOW_PX} px on: size_px, without growing")
+        elif self.size_px < SIZE_MULTIPLE or self.size_px % SIZE_MULTIPLE:
             raise ValueError(f"size_px is {self.size_px}; expected a multiple of {SIZE_MULTIPLE}")
         for name in ("epochs", "workers", "val_every", "keep_last"):
             if getattr(self, name) < 1:
@@ -99,6 +127,8 @@ class TrainSettings:
 
     def sides_px(self, progress: float) -> tuple[int, ...]:
         """The canvas sides a batch may have when `progress` (0-1) of the run is done."""
+        if self.task == "window":
+            return (self.size_px,)
         share = self.grow + (1 - self.grow) * min(1.0, progress / _GROWN_BY)
         side = max(SIZE_MULTIPLE, round(self.size_px * share / SIZE_MULTIPLE) * SIZE_MULTIPLE)
         return multi_scale_sides(side, self.multi_scale)
@@ -115,6 +145,10 @@ def resolve(settings: TrainSettings) -> TrainSettings:
     """
     if settings.start is not None:
         settings = _as_card(settings, read_card(settings.start))
+    if settings.task == "darknet":
+        sides = {side for progress in (0.0, 1.0) for side in settings.sides_px(progress)}
+        steps = range(min(sides), max(sides) + 1, SIZE_MULTIPLE)  # a growing canvas passes through all of them
+        settings = with_network(settings, cfg=cfg_for_training(settings.darknet.cfg, [*steps, settings.size_px]))
     has_gpu = torch.cuda.is_available()
     if not has_gpu:
         for name, wanted in (("precision", settings.precision == "fp16"), ("sync_bn", settings.sync_bn)):
@@ -126,10 +160,9 @@ def resolve(settings: TrainSettings) -> TrainSettings:
         fast = has_gpu or any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
         precision = "bf16" if fast else "fp32"
     compiled = settings.compile if settings.compile != "auto" else "on" if has_gpu else "off"
-    pretrained = settings.network.pretrained
-    if pretrained is None:
+    if settings.network.pretrained is None:
         pretrained = settings.start is None and settings.network.backbone in PRETRAINED
-    settings = with_network(settings, pretrained=pretrained)
+        settings = with_network(settings, pretrained=pretrained)
     return replace(settings, precision=precision, compile=compiled)
 
 
@@ -137,6 +170,8 @@ def _as_card(settings: TrainSettings, card: ModelCard) -> TrainSettings:
     """The settings with a card's task and the architecture of its network."""
     if card.task not in TABLES:
         raise WeightsError("unknown task in the model card", found=repr(card.task), expected=" or ".join(TABLES))
+    if settings.task not in ("yolo", card.task):  # "yolo" may just not have been changed
+        raise WeightsError("a model of another task to start from", found=repr(card.task), expected=repr(settings.task))
     settings = replace(settings, task=card.task)  # type: ignore[arg-type]
     return replace(settings, **{TABLES[card.task]: with_architecture(settings.network, card)})  # type: ignore[arg-type]
 

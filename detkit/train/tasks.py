@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,12 +17,16 @@ from detkit.engines import Engine
 from detkit.evaluate.coco import CONF_FLOOR, MAX_DET, evaluate
 from detkit.evaluate.intervals import bootstrap
 from detkit.infer.predictor import Predictor
+from detkit.train.distributed import Team
+from detkit.train.external_task import check_external, external_card_fields
 from detkit.train.loader import Batch, CanvasMaker, PhotoCache, PhotoCanvases
+from detkit.train.localize_task import Localization
 from detkit.train.points_task import Landmarking
 from detkit.train.prepare import AnchorPlan, plan_anchors
 from detkit.train.reports import Figures
 from detkit.train.sampling import epoch_order
 from detkit.train.settings import TrainSettings
+from detkit.train.window_task import Windowing
 from detkit.weights import ModelCard
 
 _VALIDATION_BATCH = 16
@@ -65,6 +70,24 @@ class Task(Protocol):
         """The canvases of an epoch, in order."""
         ...
 
+    def before_epoch(
+        self,
+        canvases: CanvasMaker,
+        engine: Callable[[], Engine],
+        progress: float,
+        run: Path,
+        team: Team,
+        *,
+        begun: bool,
+    ) -> None:
+        """A chance to change what the network is fed, the same after a resume as without a stop.
+
+        Args:
+            canvases: what `canvases` gave. engine: runs the averaged weights. progress: share of the run done when the
+            epoch begins (0-1). run: the run's folder. begun: the epoch was interrupted and goes on.
+        """
+        ...
+
     def answering(self, model: Any, batch: Batch) -> list[Detections]:
         """The anchors that answer for the boxes of a batch, per canvas; none where the task has no anchors."""
         ...
@@ -98,7 +121,7 @@ class Detection:
         return dataset
 
     def plan(self, train: Dataset, settings: TrainSettings) -> AnchorPlan | None:
-        """K-means anchors."""
+        """K-means anchors, or a Darknet network's own."""
         return plan_anchors(train, settings)
 
     def card_fields(self, train: Dataset, settings: TrainSettings) -> dict[str, Any]:
@@ -113,12 +136,23 @@ class Detection:
         """Every photo once, those of rare classes more often where `balance` asks for it."""
         return epoch_order(train, settings.seed, epoch, settings.balance)
 
+    def before_epoch(
+        self,
+        canvases: CanvasMaker,
+        engine: Callable[[], Engine],
+        progress: float,
+        run: Path,
+        team: Team,
+        *,
+        begun: bool,
+    ) -> None:
+        """Nothing changes."""
+
     def answering(self, model: Any, batch: Batch) -> list[Detections]:
         """By the rule the run learns by."""
         with torch.no_grad():
-            found: list[Detections] = model.answering(
-                model(torch.from_numpy(batch[0]).to(model.anchors_wh.device)), batch[1]
-            )
+            canvases = torch.from_numpy(batch[0]).to(next(model.parameters()).device)
+            found: list[Detections] = model.answering(model(canvases), batch[1])
         return found
 
     def predict(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
@@ -139,6 +173,22 @@ class Detection:
         return bootstrap(val, list(predictions)).figures()
 
 
+class ExternalDetection(Detection):
+    """The same by one of torchvision's detectors, which brings its anchors along."""
+
+    def plan(self, train: Dataset, settings: TrainSettings) -> None:
+        """Nothing, once it is clear that this detector can learn from this data."""
+        check_external(train, settings)
+
+    def card_fields(self, train: Dataset, settings: TrainSettings) -> dict[str, Any]:
+        """Which output is which class, and the overlap of its non-max suppression."""
+        return external_card_fields(settings.torchvision, train.class_names)
+
+    def answering(self, model: Any, batch: Batch) -> list[Detections]:
+        """Torchvision keeps its matching to itself."""
+        return []
+
+
 def better(task: Task, figures: Figures, best: float | None) -> bool:
     """Whether figures beat the best so far (None: there is none)."""
     value = figures[task.figure]
@@ -150,4 +200,11 @@ def task_of(name: str) -> Task:
     return TASKS[name]()
 
 
-TASKS: dict[str, Callable[[], Task]] = {"yolo": Detection, "landmarks": Landmarking}
+TASKS: dict[str, Callable[[], Task]] = {
+    "yolo": Detection,
+    "darknet": Detection,
+    "landmarks": Landmarking,
+    "localize": Localization,
+    "window": Windowing,
+    "torchvision": ExternalDetection,
+}
