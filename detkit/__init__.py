@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,12 @@ _HOMES = {  # public name -> the module it lives in, imported when the name is f
     "Predictor": "detkit.infer.predictor",
     "read_image": "detkit.images",
 }
+
+
+# Since 1.29 onnxruntime tells its makers of every run, and keeps a device id in the home folder, unless told not to
+# before it is imported. Nothing here is sent anywhere; a value the user has set stays.
+for _switch in ("ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED"):  # the second is its name in some versions
+    os.environ.setdefault(_switch, "1")
 
 
 def __getattr__(name: str) -> Any:

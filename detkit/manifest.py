@@ -94,10 +94,12 @@ def find_weights(name_or_path: str | Path | None = None, suffix: str = ".onnx") 
     for model in models:
         if model.name == name and model.file.endswith(suffix):
             return model.verified()
-    files = [model.file for model in models if model.name == name]
-    if files:
-        comes = "is published" if any(model.url for model in models if model.name == name) else "comes with detkit"
-        raise WeightsError(f"the model {name!r} {comes} as {', '.join(files)} only", expected=f"a {suffix} file")
+    others = [model for model in models if model.name == name]
+    if others:
+        comes = "is published" if others[0].url else "comes with detkit"
+        files = ", ".join(model.file for model in others)
+        hint = "; detkit import makes one of it" if others[0].url else ""
+        raise WeightsError(f"the model {name!r} {comes} as {files} only", expected=f"a {suffix} file{hint}")
     if not name:
         raise WeightsError("no default model is installed; name one with --weights", file=weights_folder())
     path = Path(name)

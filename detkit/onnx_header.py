@@ -12,7 +12,9 @@ from detkit.model_header import protobuf_fields, read_header_text
 
 _MAX_TEXT_BYTES = 4096  # of a name or a location
 _MAX_DEPTH = 96  # of messages; a graph within a graph is three deeper
-_MOST_FIELDS = 300_000  # half a second's walk; a network of a thousand layers takes a tenth
+_MOST_FIELDS = 2_000_000  # seconds' walk; a network of a thousand layers takes a hundredth
+_MOST_NUMBERS = 1 << 40  # a terabyte of bytes; "this or more"
+_NUMBERS_PER_BYTE = 8  # of the narrowest type there could be
 _STRIDES = (8, 16, 32)  # of the maps of the YOLO family, in pixels
 _END2END_ROWS = 1000  # what networks with non-max suppression inside give at most
 
@@ -25,8 +27,9 @@ _FIELDS: dict[str, dict[int, str]] = {
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {13: "entry"},  # external_data: where the numbers are, when they are in another file
 }
+_DIMS, _NAME, _EXTERNAL = 1, 8, 13  # of a TensorProto; the last says where its numbers are in another file
+_DATA = (4, 5, 6, 7, 9, 10, 11)  # its numbers by type, or raw
 
 
 class End(NamedTuple):
@@ -36,11 +39,14 @@ class End(NamedTuple):
     shape: tuple[int | None, ...]
 
 
-def check_external_data(path: Path) -> None:
-    """Refuse an ONNX file that wants to read what lies outside its own folder; runtimes before 2026 would.
+def check_onnx(path: Path) -> None:
+    """Refuse an ONNX file before a runtime takes it at its word.
+
+    It may read no file outside its own folder, which runtimes before 2026 would do, and a tensor may claim no more
+    numbers than are stored, over which today's take gigabytes or hang.
 
     Raises:
-        WeightsError: it names such a file, or one that is not there; or it is damaged.
+        WeightsError: it does, or it is damaged.
     """
     folder = path.parent.resolve()
     for location in external_files(path):
@@ -59,14 +65,12 @@ def check_external_data(path: Path) -> None:
 
 
 def external_files(path: Path) -> list[str]:
-    """The files an ONNX file takes tensors from, as it names them; [] for almost every file, told in milliseconds.
+    """The files an ONNX file takes tensors from, as it names them; [] for almost every file.
 
     Raises:
-        WeightsError: it cannot be read, or is damaged.
+        WeightsError: it cannot be read, is damaged, or a tensor claims more numbers than it has.
     """
     with _opened(path) as stream:
-        if not _mentions(stream, b"location"):  # a text lies in the file in one piece
-            return []
         return list(dict.fromkeys(_Walk(stream, path).locations("model", 0, stream.seek(0, 2))))
 
 
@@ -143,15 +147,6 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise WeightsError(f"cannot be read: {error.strerror}", file=path) from error
 
 
-def _mentions(stream: BinaryIO, text: bytes) -> bool:
-    tail = b""
-    while chunk := stream.read(1 << 20):
-        if text in tail + chunk:
-            return True
-        tail = chunk[1 - len(text) :]
-    return False
-
-
 class _Walk:
     """A walk through the messages of one file, which may be long and deep only so far."""
 
@@ -168,24 +163,42 @@ class _Walk:
             yield field
 
     def locations(self, kind: str, start: int, length: int, depth: int = 0) -> Iterator[str]:
-        """The entry "location" of every external tensor in a message of this kind."""
+        """The entry "location" of every external tensor in a message of this kind; every tensor is checked."""
         if depth > _MAX_DEPTH:
             raise self._endless()
+        inner_kinds = _FIELDS[kind]
         for field, at, count in self.fields(start, length):
-            inner = _FIELDS[kind].get(field)
-            if inner == "entry":
-                if self.texts(at, count, 1)[-1:] == ["location"]:
-                    yield "".join(self.texts(at, count, 2)[-1:])
+            inner = inner_kinds.get(field)
+            if inner == "tensor":
+                yield from self._tensor(at, count)
             elif inner is not None:
                 yield from self.locations(inner, at, count, depth + 1)
+
+    def _tensor(self, start: int, length: int) -> Iterator[str]:
+        """The files a TensorProto names, after a look at its dimensions."""
+        claimed, stored, name, is_external = 1, 0, "", False
+        for field, at, count in list(self.fields(start, length)):
+            if field == _DIMS:
+                for side in self._numbers(at, count):
+                    claimed = min(claimed * side, _MOST_NUMBERS)
+            elif field in _DATA:
+                stored += max(count, 1)
+            elif field == _NAME:
+                name = self._text(at, count)
+            elif field == _EXTERNAL:
+                is_external = True
+                if self.texts(at, count, 1)[-1:] == ["location"]:
+                    yield "".join(self.texts(at, count, 2)[-1:])
+        if claimed > _NUMBERS_PER_BYTE * max(stored, 1) and not (is_external and claimed < _MOST_NUMBERS):
+            what = f"the tensor {name[:60]!r} claims more numbers than the file holds"
+            raise WeightsError(what, file=self._path, found=f"{stored:,} bytes", expected=f"{claimed:,} numbers")
 
     def texts(self, start: int, length: int, wanted: int) -> list[str]:
         """The texts a message holds under a field number."""
         found = []
         for field, at, count in self.fields(start, length):
             if field == wanted:
-                self._stream.seek(at)
-                found.append(self._stream.read(min(count, _MAX_TEXT_BYTES)).decode("utf-8", "replace"))
+                found.append(self._text(at, count))
         return found
 
     def end(self, start: int, length: int) -> End:
@@ -196,18 +209,25 @@ class _Walk:
             spans = [(at, count) for span in spans for field, at, count in self.fields(*span) if field == wanted]
         for span in spans:
             value = [at for field, at, _ in self.fields(*span) if field == 1]  # dim_value
-            lengths.append(self._number(value[-1]) if value else None)
+            number = self._numbers(value[-1], 10)[:1] if value else []
+            lengths.append(number[0] if number and number[0] < 1 << 63 else None)  # below 0 counts as open
         return End("".join(self.texts(start, length, 1)[-1:]), tuple(lengths))
 
-    def _number(self, at: int) -> int | None:
-        """Protobuf's integer at this place; None where it is negative, which counts as open."""
+    def _text(self, at: int, count: int) -> str:
         self._stream.seek(at)
-        value = 0
-        for position, byte in enumerate(self._stream.read(10)):
-            value |= (byte & 0x7F) << (7 * position)
+        return self._stream.read(min(count, _MAX_TEXT_BYTES)).decode("utf-8", "replace")
+
+    def _numbers(self, at: int, count: int) -> list[int]:
+        """The integers in these bytes, one or packed; one below 0 comes out huge, as protobuf has it."""
+        self._stream.seek(at)
+        found, value, shift = [], 0, 0
+        for byte in self._stream.read(min(count, _MAX_TEXT_BYTES)):
+            value |= (byte & 0x7F) << shift
+            shift += 7
             if byte < 0x80:
-                break
-        return value if value < 1 << 63 else None
+                found.append(value)
+                value = shift = 0
+        return found
 
     def _endless(self) -> WeightsError:
         return WeightsError("is no ONNX file that a runtime made: too long or too deep", file=self._path)

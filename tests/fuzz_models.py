@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 MAX_MEMORY_BYTES = 6 << 30  # of addresses, many of which PyTorch only reserves
+ODD = (0, -1, 1, 3, 7, 10**6, 10**9, 2**31 - 1, 2**31, 2**62, -(2**63))
 HUGE = (b"\xff" * 4, b"\xff" * 9 + b"\x01", b"\xff\xff\xff\xff\x07", b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"9" * 18)
 
 
@@ -55,8 +56,47 @@ def damaged(whole: bytes, number: int) -> bytes:
     return bytes(data)
 
 
+def nonsense(whole: bytes, number: int) -> bytes:
+    """Case `number` of an ONNX file that is whole and means nonsense: sizes, axes, wires and operators are wrong."""
+    import onnx
+
+    rng, model = random.Random(f"nonsense {number}"), onnx.load_from_string(whole)
+    graph = model.graph
+    for _ in range(rng.choice((1, 1, 2))):
+        node, tensor = rng.choice(graph.node), rng.choice(graph.initializer)
+        kind = rng.choice(("attribute", "side", "number", "wire", "operator", "end"))
+        if kind == "attribute":
+            numbers = [each for every in graph.node for each in every.attribute if each.ints or each.type == each.INT]
+            chosen = rng.choice(numbers)
+            if chosen.ints:
+                chosen.ints[rng.randrange(len(chosen.ints))] = rng.choice(ODD)
+            else:
+                chosen.i = rng.choice(ODD)
+        elif kind == "side" and tensor.dims:
+            tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice(ODD)
+        elif kind == "number" and tensor.data_type == tensor.INT64 and tensor.raw_data:
+            values = np.frombuffer(tensor.raw_data, np.int64).copy()
+            values[rng.randrange(values.size)] = rng.choice(ODD)
+            tensor.raw_data = values.tobytes()
+        elif kind == "wire" and node.input:
+            wires = [each.name for each in graph.initializer] + [name for each in graph.node for name in each.output]
+            node.input[rng.randrange(len(node.input))] = rng.choice(wires)
+        elif kind == "operator":
+            node.op_type = rng.choice(
+                ("Expand", "Tile", "ConstantOfShape", "Reshape", "Resize", "Gather", "Conv", "Pad")
+            )
+        elif kind == "end":
+            sides = rng.choice([*graph.input, *graph.output]).type.tensor_type.shape.dim
+            sides[rng.randrange(len(sides))].dim_value = rng.choice(ODD)
+    return bytes(model.SerializeToString())
+
+
 def attempt(path: Path, adapter: str | None) -> str:
-    """Load a file and run it once: "ran" or "refused"; anything but a DetkitError comes through."""
+    """Load a file and run it once, with that adapter or in OpenVINO.
+
+    Returns:
+        "ran" or "refused"; anything but an ordinary DetkitError comes through.
+    """
     from detkit.engines import Engine, open_engine
     from detkit.engines.adapters import read_adapter
     from detkit.engines.foreign import ForeignEngine
@@ -64,7 +104,11 @@ def attempt(path: Path, adapter: str | None) -> str:
 
     try:
         engine: Engine
-        if adapter is not None:
+        if adapter == "openvino":
+            from detkit.engines.openvino import OpenVinoEngine
+
+            engine = OpenVinoEngine(path, precision="fp32", threads=1)
+        elif adapter is not None:
             engine = ForeignEngine(path, read_adapter([adapter]), ("cat", "dog"), threads=1)
         elif path.suffix == ".onnx":
             from detkit.engines.onnx import OnnxEngine
@@ -96,7 +140,8 @@ def main(seed: Path, first: int, count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"case{seed.suffix}"
         for number in range(first, first + count):
-            path.write_bytes(damaged(whole, number))
+            sound = seed.suffix == ".onnx" and number % 2  # as a file
+            path.write_bytes(nonsense(whole, number) if sound else damaged(whole, number))
             if beside is not None:  # OpenVINO's weights; every fifth case damages them instead
                 swap = number % 5 == 0
                 path.with_suffix(".bin").write_bytes(damaged(beside, number) if swap else beside)

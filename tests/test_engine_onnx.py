@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +23,21 @@ from detkit.errors import MissingExtraError, WeightsError
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_fake_model(tmp_path / "fake.onnx")
+
+
+def test_nothing_is_sent_or_left_behind(model: Path, tmp_path: Path) -> None:
+    """In a fresh process: onnxruntime keeps no device id and no records of runs in the home folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    script = f"""
+import numpy as np
+from detkit.engines.onnx import OnnxEngine
+OnnxEngine({str(model)!r}).run(np.zeros((1, {CANVAS}, {CANVAS}, 3), np.uint8))
+"""
+    environment = {"HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(home.iterdir()) == []
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -169,7 +169,7 @@ def test_what_openvino_cannot_read_or_run_is_one_line(model: Path, capfd: pytest
     loaded = onnx.load(model)
     loaded.graph.node[0].op_type = "NoSuchOperator"
     onnx.save(loaded, model)
-    with pytest.raises(WeightsError, match=r"OpenVINO cannot load it: .*NoSuchOperator") as refused:
+    with pytest.raises(WeightsError, match=r"cannot load it: .*NoSuchOperator") as refused:
         OpenVinoEngine(model, precision="fp32")
     assert "\n" not in str(failed.value) + str(refused.value)
     assert capfd.readouterr() == ("", "")
@@ -191,7 +191,7 @@ def test_weights_kept_outside_the_models_folder_are_refused(outside: str, tmp_pa
         tensor.external_data.add(key=key, value=value)
     path.write_bytes(loaded.SerializeToString())
     for engine in (OpenVinoEngine, OnnxEngine):
-        with pytest.raises(WeightsError, match="cannot load it"):
+        with pytest.raises(WeightsError, match="wants to read outside its folder"):
             engine(path)
 
 

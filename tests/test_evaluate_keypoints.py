@@ -142,13 +142,12 @@ def test_cocos_own_keypoint_files(shared_data: Path, tmp_path: Path, with_boxes:
 
 def test_spreads_of_the_labels_come_before_cocos() -> None:
     named = dataset_of([boxes_of((50, 50, 150, 150), points=[80, 90, 2, 120, 90, 2])])
-    assert known_sigmas(named, required=True).tolist() == [0.025, 0.025]
-    assert known_sigmas(replace(named, point_sigmas=(0.1, 0.2)), required=True) == (0.1, 0.2)
+    assert known_sigmas(named).tolist() == [0.025, 0.025]
+    assert known_sigmas(replace(named, point_sigmas=(0.1, 0.2))).tolist() == [0.1, 0.2]
     assert both(replace(named, point_sigmas=(0.1, 0.2)), [Detections.empty(SIZE_HW)]).sigmas == (0.1, 0.2)
     strange = replace(named, point_names=("a", "b"))
-    assert known_sigmas(strange, required=False) is None
     with pytest.raises(UsageError, match="sigmas are needed"):
-        known_sigmas(strange, required=True)
+        known_sigmas(strange)
 
 
 def test_cocos_sigmas_by_name() -> None:

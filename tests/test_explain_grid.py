@@ -238,6 +238,17 @@ def test_the_command_with_the_default_model(shell: Any) -> None:
     assert Path("other.png").is_file()
 
 
+def test_a_large_photo_is_explained_as_detect_sees_it(shell: Any, tmp_path: Path) -> None:
+    image = read_image(PHOTO)
+    write_image(tmp_path / "large.jpg", np.kron(image, np.ones((5, 5, 1), np.uint8)))
+    code, out, err = shell("large.jpg", "--json")
+    assert code == 0, err
+    (found,) = Predictor().predict_files([tmp_path / "large.jpg"])
+    document = json.loads(out)
+    assert document["photo"] == [image.shape[1] * 5, image.shape[0] * 5]
+    np.testing.assert_array_equal([box["box"] for box in document["objects"]], found.boxes_xyxy)
+
+
 def test_what_the_command_refuses(shell: Any, tmp_path: Path) -> None:
     write_image(tmp_path / "p.png", np.zeros((40, 40, 3), np.uint8))
     for args, code, said in (

@@ -14,6 +14,7 @@ onnx = pytest.importorskip("onnx", reason="onnx comes with the train extra")
 from detkit.boxes import iou_pairs  # noqa: E402
 from detkit.engines.onnx import OnnxEngine  # noqa: E402
 from detkit.errors import DataError, RunError, WeightsError  # noqa: E402
+from detkit.export import quantise  # noqa: E402
 from detkit.export.quantise import Quantised, quantise_int8  # noqa: E402
 from detkit.export.rounding import Moments, rounded  # noqa: E402
 from detkit.images import place, read_image  # noqa: E402
@@ -89,7 +90,9 @@ def noise(count: int = 6, side: int = 16) -> Canvases:
 @pytest.fixture(scope="module")
 def street(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Quantised]:
     source, target = find_weights("street-small"), tmp_path_factory.mktemp("int8") / "street.onnx"
-    return target, quantise_int8(source, target, sample_canvases(read_card(source)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(quantise, "_ROUNDING_PHOTOS", 2)  # quicker
+        return target, quantise_int8(source, target, sample_canvases(read_card(source)))
 
 
 def test_a_real_model_keeps_its_boxes_its_card_and_its_sizes(street: tuple[Path, Quantised]) -> None:
@@ -140,12 +143,15 @@ def test_pixels_are_read_as_they_are_where_channels_are_normalised_alike(
     source = small_graph(tmp_path / "m.onnx", mean=mean)
     done = quantise_int8(source, tmp_path / "q.onnx", noise())
     assert (done.layers, done.kept) == (1, 1)
-    kinds = [node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node]
-    assert ("Sub" in kinds) == isinstance(mean, list)
-    canvases = np.stack(noise(3))
+    graph = onnx.load(tmp_path / "q.onnx").graph
+    assert ("Sub" in [node.op_type for node in graph.node]) == isinstance(mean, list)
+    assert {"w1_quantized", "w2"} <= {tensor.name for tensor in graph.initializer}  # the last layer's are floats
+    canvases = np.stack(noise(20))
     found, wanted = (OnnxEngine(tmp_path / name).run(canvases) for name in ("q.onnx", "m.onnx"))
-    assert np.abs(found.boxes_xyxy - wanted.boxes_xyxy).max() < 0.1  # of values up to 6
-    assert np.abs(found.scores - wanted.scores).max() < 0.02
+    off = found.boxes_xyxy - wanted.boxes_xyxy
+    assert np.abs(off).max() < 0.5  # of values from -9 to 6: a step of the map before is 0.03, and has 8 channels
+    assert np.abs(off.mean((0, 1))).max() < 0.004  # 0.015 where half a grey level is forgotten
+    assert np.abs(found.scores - wanted.scores).max() < 0.05
     assert capfd.readouterr() == ("", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "q.onnx"]
 
@@ -155,7 +161,7 @@ def test_a_graph_for_a_fixed_number_of_canvases_is_calibrated_too(tmp_path: Path
     quantise_int8(source, tmp_path / "q.onnx", noise())
     canvases = np.stack(noise(2))
     found, wanted = (OnnxEngine(tmp_path / name).run(canvases) for name in ("q.onnx", "m.onnx"))
-    assert np.abs(found.scores - wanted.scores).max() < 0.02
+    assert np.abs(found.scores - wanted.scores).max() < 0.05
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,9 @@ def test_models_that_cannot_have_it_are_refused() -> None:
         with pytest.raises(UsageError, match="a model for landmarks"):
             settings.check_model(card)
     ExportSettings(size_hw=CARD.input_hw).check_model(card)
+    for settings in (ExportSettings(nms=True), ExportSettings(size_hw=CARD.input_hw)):
+        with pytest.raises(UsageError, match="several sizes"):
+            settings.check_model(replace(CARD, task="window"))
     with pytest.raises(UsageError, match="give --conf"):
         ExportSettings(nms=True).check_model(replace(CARD, thresholds={"conf": 0.0, "iou": 0.5}))
 
@@ -225,6 +228,23 @@ def test_keeping_never_touches_the_source_and_leaves_nothing_half(source: Path, 
             made.keep(tmp_path / "new.onnx")
     assert own.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("to", ["onnx", pytest.param("openvino", marks=needs_openvino)])
+def test_int8_is_calibrated_on_the_canvases_and_says_so(graph: Path, to: Any) -> None:
+    settings = ExportSettings(to, nms=True, precision="int8")
+    canvases = list(noise_photos(8, CARD.input_hw).canvases(SHOWING))
+    with make(graph, settings, canvases) as made, make(graph, CASES["nms"]) as full:
+        assert made.card.training["quantised"]["photos"] == 8
+        assert read_card(made.path) == made.card
+        found = proof_of(full.open(), made.open(), noise_photos(3, CARD.input_hw), TOLERANCES["int8"])
+        assert found.matched > 0.7 * found.boxes > 7
+        if to == "onnx":
+            made.keep(graph.with_name("int8.onnx"))
+            for precision in ("fp16", "int8"):
+                again = ExportSettings(precision=precision)  # type: ignore[arg-type]
+                with pytest.raises(UsageError, match="quantised already"), make(graph.with_name("int8.onnx"), again):
+                    pass
 
 
 def test_half_stores_halves_and_decodes_in_full(graph: Path) -> None:

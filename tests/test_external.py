@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +16,14 @@ import torchvision  # noqa: E402
 from torch import nn  # noqa: E402
 from torchvision.models.detection.image_list import ImageList  # noqa: E402
 
+from detkit.allocator import keep_freed_blocks  # noqa: E402
+from detkit.cli.train import _overrides  # noqa: E402
 from detkit.coco_names import COCO_NAMES  # noqa: E402
 from detkit.config import load  # noqa: E402
 from detkit.detections import Detections  # noqa: E402
 from detkit.engines.onnx import OnnxEngine  # noqa: E402
 from detkit.engines.torch import TorchEngine  # noqa: E402
-from detkit.errors import RunError, UsageError, WeightsError  # noqa: E402
+from detkit.errors import DataError, RunError, UsageError, WeightsError  # noqa: E402
 from detkit.export import compare_outputs, export_onnx  # noqa: E402
 from detkit.models.build import build, with_architecture  # noqa: E402
 from detkit.models.checkpoint import load_model, load_state, save_model  # noqa: E402
@@ -28,7 +32,7 @@ from detkit.models.external import COCO_COLUMNS, COCO_OUTPUTS, KINDS, Torchvisio
 from detkit.models.external_dense import Dense  # noqa: E402
 from detkit.models.external_face import External  # noqa: E402
 from detkit.models.external_rcnn import Proposals, Raw, TwoStage  # noqa: E402
-from detkit.train.external_task import external_card_fields  # noqa: E402
+from detkit.train.external_task import check_external, external_card_fields  # noqa: E402
 from detkit.train.optim import freeze_stages  # noqa: E402
 from detkit.train.settings import TrainSettings  # noqa: E402
 from tests.external_world import (  # noqa: E402
@@ -54,6 +58,7 @@ SLOW = [
     ("keypointrcnn_resnet50_fpn", (96, 128)),
 ]
 EVERY = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+GRAPHS = [EVERY[0], pytest.param(*EVERY[1], marks=pytest.mark.slow), *EVERY[2:]]
 BOX_PX, SCORE = 0.1, 2e-3  # random weights are far from unit scale, and multiply float32's rounding
 
 
@@ -125,7 +130,7 @@ def test_anchors_are_torchvisions_own(name: str, size_hw: tuple[int, int], decid
     assert (network.anchors(raw) - wanted).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize(("name", "size_hw"), EVERY)
+@pytest.mark.parametrize(("name", "size_hw"), GRAPHS)
 def test_the_graph_gives_its_boxes_on_any_canvas(
     name: str, size_hw: tuple[int, int], decided: dict[str, External], tmp_path: Path
 ) -> None:
@@ -216,19 +221,20 @@ def test_a_few_steps_learn_one_picture() -> None:
 
 
 def test_a_map_of_one_cell_has_a_gradient_in_bfloat16() -> None:
-    conv = nn.ModuleList([nn.Conv2d(64, 64, 3, 2, 1, groups=64, bias=False)])
+    keep_freed_blocks()  # as training does: fresh memory is 0, and hides what is not written
+    conv = nn.ModuleList([nn.Conv2d(128, 128, 3, 2, 1, groups=128, bias=False)])
     quicken_depthwise(conv)
     conv.to(memory_format=torch.channels_last)
-    x = torch.ones(8, 64, 1, 1).to(memory_format=torch.channels_last).requires_grad_()
-    for _ in range(10):
-        for size in (100, 1000, 10_000):  # what is freed here is what a gradient that is not written would show
-            del [torch.full((size,), torch.nan) for _ in range(8)][:]
+    x = torch.ones(8, 128, 1, 1).to(memory_format=torch.channels_last).requires_grad_()
+    wanted = torch.zeros(128, 1, 3, 3)
+    wanted[:, :, 1, 1] = 8  # only the middle of the kernel sees the cell, in 8 canvases
+    for _ in range(5):
         conv.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             out = conv[0](x)
+        for size in (100, 1000, 10_000, 100_000):
+            del [torch.full((size,), torch.nan) for _ in range(8)][:]
         out.float().sum().backward()
-        wanted = torch.zeros(64, 1, 3, 3)
-        wanted[:, :, 1, 1] = 8  # only the middle of the kernel sees the cell, in 8 canvases
         assert torch.equal(conv[0].weight.grad, wanted)
 
 
@@ -299,3 +305,30 @@ def test_unknown_names_and_unfit_cards_are_refused() -> None:
 def test_a_canvas_too_small_is_refused() -> None:
     with pytest.raises(UsageError, match=r"too small .* found 256x256 px; expected 288 px"):
         new_network("ssd300_vgg16", (256, 256))(scenes(1, (256, 256)))
+
+
+def test_the_option_names_a_detector() -> None:
+    names = ("--task", "--epochs", "--time", "--size", "--batch", "--backbone", "--format", "--allow-bad", "--model")
+    none: dict[str, str | int | None] = dict.fromkeys(names)
+    assert _overrides(none | {"--model": f"torchvision:{FCOS}"}) == ["task=torchvision", f"torchvision.name={FCOS}"]
+    for wrong, problem in (
+        ({"--model": FCOS}, "expected torchvision:NAME"),
+        ({"--model": f"torchvision:{FCOS}", "--task": "landmarks"}, "leave --task out"),
+        ({"--model": f"torchvision:{FCOS}", "--backbone": "resnet18"}, "leave --backbone out"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            _overrides(none | wrong)
+
+
+def test_what_cannot_be_trained_is_refused_before_the_first_step() -> None:
+    train: Any = SimpleNamespace(box_count=1, source="photos")
+    plain = TrainSettings(task="torchvision")
+    check_external(train, plain)
+    points = replace(plain, torchvision=TorchvisionSettings("keypointrcnn_resnet50_fpn"))
+    with pytest.raises(UsageError, match="can be imported, run and exported, not trained"):
+        check_external(train, points)
+    grown = replace(plain, torchvision=TorchvisionSettings("ssd300_vgg16"), grow=0.5)
+    with pytest.raises(UsageError, match=r"found 160 px; expected at least 288 px"):
+        check_external(train, grown)
+    with pytest.raises(DataError, match="no labelled box"):
+        check_external(SimpleNamespace(box_count=0, source="photos"), plain)  # type: ignore[arg-type]

@@ -171,10 +171,13 @@ def test_the_command_refuses_it_with_exit_4_before_pytorch_is_loaded(tmp_path: P
 def test_damaged_files_are_refused(folder: Path, tmp_path: Path) -> None:
     for source in ("coco.pth", "old.pth"):
         data = (folder / source).read_bytes()
-        for share in (0.001, 0.5, 0.999):
+        for share in (0.001, 0.5, 0.99):
             (tmp_path / "cut.pth").write_bytes(data[: int(share * len(data))])
             with pytest.raises(WeightsError):
                 check_torch_file(tmp_path / "cut.pth")
+        (tmp_path / "cut.pth").write_bytes(data[:-1])
+        with pytest.raises(WeightsError, match="damaged"):
+            read_state(tmp_path / "cut.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps({"a": 1}))
     with pytest.raises(WeightsError, match="is no PyTorch file"):
         check_torch_file(tmp_path / "plain.pth")

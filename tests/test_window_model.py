@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from small_windows import SHAPES, window_model  # noqa: E402
 from torch.nn.utils import parameters_to_vector  # noqa: E402
 
 from detkit.detections import Detections  # noqa: E402
@@ -20,7 +21,6 @@ from detkit.export import export_onnx  # noqa: E402
 from detkit.models.build import build  # noqa: E402
 from detkit.models.checkpoint import load_model, save_model  # noqa: E402
 from detkit.models.window import Raw, SlidingWindow, WindowSettings  # noqa: E402
-from tests.small_windows import SHAPES, window_model  # noqa: E402
 
 CASES = [
     ("lenet5", 8, 64, 1),

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from small_runs import make_shapes  # noqa: E402
+
 from detkit.data.dataset import Dataset, Sample  # noqa: E402
 from detkit.detections import Detections  # noqa: E402
 from detkit.errors import DataError, WeightsError  # noqa: E402
 from detkit.images import write_image  # noqa: E402
 from detkit.infer.crops import windows_cxcys  # noqa: E402
 from detkit.infer.predictor import Predictor  # noqa: E402
+from detkit.infer.pyramid import Sliding  # noqa: E402
 from detkit.infer.sliding import WindowDetector  # noqa: E402
 from detkit.models.checkpoint import load_tensors  # noqa: E402
 from detkit.models.window import WindowSettings  # noqa: E402
@@ -33,7 +36,6 @@ from detkit.train.window_crops import (  # noqa: E402
     smallest_px,
 )
 from detkit.train.window_task import Windowing, hard_negatives  # noqa: E402
-from tests.small_runs import make_shapes  # noqa: E402
 
 WINDOW_PX = 40
 PLAIN = ExampleSettings(rotation_deg=0, flip=0, hue_deg=0, saturation=0, brightness=0, contrast=0)
@@ -241,6 +243,16 @@ def test_a_run_gives_a_model_that_finds_what_it_learnt(whole: Path, shapes: Data
     assert predictor.card.anchors_wh_px[0][0][0] <= WINDOW_PX
     predictions = Windowing().predict(predictor.engine, shapes.samples)
     assert Windowing().figures(shapes, predictions)["AP50"] > 0.3
+
+
+def test_both_modes_reach_the_same_figures(whole: Path, shapes: Dataset) -> None:
+    figures = []
+    for mode in ("conv", "window"):
+        predictor = Predictor(whole / "best.onnx", conf=0.01, sliding=Sliding(mode, stride_px=12, scale_step=1.6))
+        found = list(predictor.predict_files([sample.image_path for sample in shapes]))
+        figures.append(Windowing().figures(shapes, found))
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
+    assert figures[0]["AP50"] > 0.05
 
 
 def test_a_run_without_its_hard_negatives_cannot_go_on_within_an_epoch(tmp_path: Path, shapes: Dataset) -> None:

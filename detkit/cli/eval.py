@@ -75,7 +75,12 @@ def eval_(
     )
     sliding = sliding_options.asked(mode, stride, scale_step, smallest)
     if predictions is not None:
-        given: dict[str, Any] = {"--weights": weights, "--adapter": adapter, "--names": names, "--save-predictions": save_predictions}
+        given: dict[str, Any] = {
+            "--weights": weights,
+            "--adapter": adapter,
+            "--names": names,
+            "--save-predictions": save_predictions,
+        }
         given |= {"--mode, --stride, --scale-step or --smallest": sliding}
         _refuse_model_options(given | {"--backend": backend != "auto", "--batch": batch != 1})
     file, foreign = (None, None) if predictions is not None else own.model(weights, adapter, names, backend)

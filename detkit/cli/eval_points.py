@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from detkit.cli import terminal
 from detkit.cli.eval_options import Extras
 from detkit.cli.eval_tables import print_oks
@@ -66,7 +68,7 @@ def eval_points(
     labelled_boxes(dataset)  # a set without points is refused before the long work
     predictor = LandmarkPredictor(file, backend)
     check_point_names(predictor.card.point_names, dataset)
-    sigmas = known_sigmas(dataset, required=extras.oks) if extras.sigmas is None else extras.sigmas
+    sigmas = _sigmas(dataset, extras)
     found = predictor.stream_truth(dataset)
     predictions = list(terminal.progress(found, total=len(dataset), title="finding points"))
     terminal.say(f"points by {file.name} on {predictor.engine.name}")
@@ -80,6 +82,18 @@ def eval_points(
         terminal.print_json(result.to_dict() | own | {"backend": predictor.engine.name} | json_with)
     for line in written:
         terminal.say(line)
+
+
+def _sigmas(dataset: Dataset, extras: Extras) -> ArrayLike | None:
+    """The spreads of the points; None where they are neither known nor asked for."""
+    if extras.sigmas is not None:
+        return extras.sigmas
+    try:
+        return known_sigmas(dataset)
+    except UsageError:
+        if extras.oks:
+            raise
+        return None
 
 
 def _write(dataset: Dataset, predictions: Sequence[Detections], extras: Extras, result: LandmarkResult) -> list[str]:

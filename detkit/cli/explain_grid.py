@@ -48,7 +48,7 @@ def grid(
     Try it:  detkit explain grid photo.jpg --weights street
     """
     from detkit.engines import weights_suffix
-    from detkit.images import read_image, write_image
+    from detkit.images import decode_image, decode_reduced, read_image_bytes, write_image
     from detkit.infer.explain_grid import check_explainable, explain_grid
     from detkit.infer.explain_grid_picture import draw_grid
     from detkit.infer.predictor import Predictor
@@ -57,10 +57,11 @@ def grid(
     file = find_weights(weights, weights_suffix(backend))
     card = read_card(file)
     check_explainable(card, file)
-    image_rgb = read_image(photo)
+    data = read_image_bytes(photo)
+    image_rgb = decode_image(data, str(photo))
     target = picture_file(out, photo, "grid")
     predictor = Predictor(file, conf=conf, iou=iou, nms=nms, size_px=size, engine=backend)
-    explained = explain_grid(predictor, image_rgb)
+    explained = explain_grid(predictor, *decode_reduced(data, str(photo), predictor.canvas_hw, card.fit))
     write_image(target, draw_grid(explained, image_rgb, card.fit, card.pad_value))
     if as_json:
         head = {"source": str(photo), "weights": str(file), "backend": predictor.engine.name, "picture": str(target)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,13 +12,28 @@ from detkit.cli.explain_options import Out, Photo, picture_file
 
 if TYPE_CHECKING:
     from detkit.infer.explain_ladder import LadderExplanation
+    from detkit.infer.pyramid import Level
 
 DEFAULT_WEIGHTS = "face-window"
 _LISTED = 20  # objects in the table
+_MANY = 20_000  # windows that take a minute or more
 
 Weights = Annotated[
     str,
     typer.Option("--weights", "-w", metavar="FILE|NAME", help="A window model: a file, or the name of a shipped one."),
+]
+
+ScaleStep = Annotated[
+    float, typer.Option("--scale-step", metavar="FACTOR", help="From one scale of the photo to the next.")
+]
+Smallest = Annotated[
+    float | None,
+    typer.Option(
+        "--smallest",
+        metavar="PX",
+        help="Longer side of the smallest objects to look for (default: those that fill a window at the photo's size).",
+        show_default=False,
+    ),
 ]
 
 
@@ -27,8 +43,8 @@ def ladder(
     conf: options.Conf = None,
     iou: options.Iou = None,
     stride: sliding_options.Stride = None,
-    scale_step: sliding_options.ScaleStep = None,
-    smallest: sliding_options.Smallest = None,
+    scale_step: ScaleStep = 1.5,
+    smallest: Smallest = None,
     backend: options.Backend = "auto",
     out: Out = None,
     as_json: options.Json = False,
@@ -37,7 +53,8 @@ def ladder(
 
     Runs a window model (detkit train --task window) on every window of every scale, then once on each scale, and prints
     the largest difference of a score, how often the network ran, both times and their ratio. Writes one picture: the
-    windows, the map of scores as heat over the photo, and the boxes after non-max suppression.
+    windows, the map of scores as heat over the photo, and the boxes after non-max suppression. The scales are fewer
+    than those of detkit detect, since window by window takes its time.
 
     Try it:  detkit explain ladder photo.jpg
     """
@@ -51,15 +68,18 @@ def ladder(
     from detkit.weights import find_weights, read_card
 
     file = find_weights(weights, weights_suffix(backend))
-    check_window_card(read_card(file))
+    card = read_card(file)
+    check_window_card(card)
     image_rgb = read_image(photo)
     target = picture_file(out, photo, "ladder")
-    sliding = Sliding(**sliding_options.asked(None, stride, scale_step, smallest))
+    smallest_px = card.input_hw[0] / (1 + 2 * card.crop_margin) if smallest is None else smallest
+    sliding = Sliding(stride_px=stride, scale_step=scale_step, smallest_px=smallest_px)
     engine = open_engine(file, backend)
     detector = WindowDetector(engine, sliding)
     detector.check_photo((image_rgb.shape[0], image_rgb.shape[1]), str(photo))
     selection = Predictor(engine, conf=conf, iou=iou).selection
     levels = detector.levels(image_rgb)
+    _warn_of_many(levels)
     rungs = list(terminal.progress(climb(engine, levels), total=len(levels), title="climbing"))
     explained = explain_ladder(rungs, selection, engine.card.class_names)
     write_image(target, draw_ladder(explained, image_rgb))
@@ -71,6 +91,12 @@ def ladder(
     if explained.max_score_difference >= EQUAL_UP_TO:
         terminal.warn(f"the scores differ by more than {EQUAL_UP_TO:g}: {engine.name} rounds, or the model is damaged")
     terminal.say(f"by {file.name} on {engine.name}; picture: {target}")
+
+
+def _warn_of_many(levels: Sequence[Level]) -> None:
+    windows = sum(rows * columns for rows, columns in (level.grid_hw for level in levels))
+    if windows > _MANY:
+        terminal.warn(f"{windows:,} windows take minutes one by one; a larger --smallest or --scale-step makes fewer")
 
 
 def _print_tables(explained: LadderExplanation) -> None:

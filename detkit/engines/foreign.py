@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detkit.coco_names import COCO_NAMES
 from detkit.engines import Outputs
 from detkit.engines.adapters import PRESETS, Adapter, Tables, decode, grid_cells, pixels
-from detkit.engines.graph import Port, in_batches, joined, refuse, thread_count
+from detkit.engines.graph import Port, check_batch, in_batches, joined, refuse, thread_count
 from detkit.engines.onnx import open_session, reason
 from detkit.errors import UsageError, WeightsError
 from detkit.model_header import read_header_text
@@ -153,6 +153,8 @@ def _face(inputs: Sequence[Port], outputs: Sequence[Port], adapter: Adapter, pat
     if port is None or port.dtype not in _INPUTS or not axes or 3 not in (axes[0], axes[2]):
         found, expected = _listed(inputs), "one image: float or uint8 [B, 3, H, W] or [B, H, W, 3]"
         raise WeightsError("the network's input", file=path, found=found, expected=expected)
+    if len(port.shape) == 4:
+        check_batch(port, path)
     used = _boxes_scores(outputs, adapter) if adapter.layout == "boxes-scores" else _table(outputs, adapter)
     if used is None:
         likely = likely_adapter(_ends(inputs), _ends(outputs))

@@ -14,6 +14,8 @@ from detkit.engines import Outputs, usable_cores
 from detkit.errors import WeightsError
 from detkit.weights import ModelCard
 
+_MOST_CANVASES = 1024  # that a graph can be made for
+
 
 class Port(NamedTuple):
     """One input or output of a graph: dtype in NumPy's words; a length that is no int may be any, [] is any shape."""
@@ -49,6 +51,7 @@ def checked_outputs(inputs: Sequence[Port], outputs: Sequence[Port], card: Model
     if len(inputs) != 1 or not fits(inputs[0], Port("images", "uint8", [None, height, width, 3])):
         expected = Port("images", "uint8", ["B", height, width, 3])
         raise WeightsError("the network's input", file=path, found=_listed(inputs), expected=expected)
+    check_batch(inputs[0], path)
     by_name = {port.name: port for port in outputs}
     wanted = [Port(name, *face) for name, face in _faces(card).items()]
     if not all(port.name in by_name and fits(by_name[port.name], port) for port in wanted):
@@ -63,7 +66,7 @@ def checked_arrays(arrays: Mapping[str, Any], card: ModelCard, path: Path) -> Ou
         WeightsError: arrays of another shape than the card says.
     """
     shapes = {name: array.shape for name, array in arrays.items()}
-    rows = next(iter(shapes.values()))[:2]
+    rows = (*next(iter(shapes.values())), None, None)[:2]
     if shapes != {
         name: tuple(rows[axis] if length is None else length for axis, length in enumerate(face[1]))
         for name, face in _faces(card).items()
@@ -76,6 +79,14 @@ def checked_arrays(arrays: Mapping[str, Any], card: ModelCard, path: Path) -> Ou
     labels = np.arange(len(card.class_names), dtype=np.float32)
     scores = np.where(meant[..., None] & (table[..., 5:] == labels), table[..., 4:5], np.float32(0))
     return Outputs(np.ascontiguousarray(table[..., :4]), scores, arrays.get("points"))
+
+
+def check_batch(input_port: Port, path: Path) -> None:
+    """Refuse a graph made for so many canvases at a time that memory would be filled with black ones."""
+    length = input_port.shape[0] if input_port.shape else None
+    if isinstance(length, int) and not 1 <= length <= _MOST_CANVASES:
+        expected = f"1 to {_MOST_CANVASES}, or any"
+        raise WeightsError("the network's canvases at a time", file=path, found=length, expected=expected)
 
 
 def in_batches(batch_rgb: NDArray[np.uint8], input_port: Port) -> Iterator[tuple[NDArray[np.uint8], int]]:

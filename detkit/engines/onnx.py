@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detkit.engines import Outputs
 from detkit.engines.graph import Port, checked_arrays, checked_outputs, in_batches, joined, refuse, thread_count
-from detkit.onnx_header import check_external_data
+from detkit.onnx_header import check_onnx
 from detkit.weights import ModelCard, read_card
 
 # onnxruntime's words in NumPy's
@@ -60,26 +60,30 @@ class OnnxEngine:
             arrays = self._session.run(self._names, {"images": batch_rgb})
         except Exception as error:  # noqa: BLE001  (as above)
             refuse(self.path, f"the network fails on canvases of shape {batch_rgb.shape}", reason(error), error)
-        found = {name: array[:count] for name, array in zip(self._names, arrays, strict=True)}
+        found = {name: array[:count] if array.ndim else array for name, array in zip(self._names, arrays, strict=True)}
         return checked_arrays(found, self.card, self.path)
 
 
-def open_session(path: Path, threads: int) -> tuple[Any, list[Port], list[Port]]:
+def open_session(path: Path, threads: int, *, quickly: bool = False) -> tuple[Any, list[Port], list[Port]]:
     """Load an `.onnx` file, whoever made it.
 
     Args:
         path: the file; what it takes from other files must lie in its own folder.
         threads: within one run; 0 leaves it to onnxruntime.
+        quickly: only to see whether the graph is sound; it would run slowly.
     Returns:
         onnxruntime's session, the network's inputs and its outputs.
     Raises:
         WeightsError: unusable file.
     """
-    check_external_data(path)
+    check_onnx(path)
+    session_options = _session_options(threads)
+    if quickly:
+        session_options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(
             str(path),
-            _session_options(threads),
+            session_options,
             providers=["CPUExecutionProvider"],
             enable_fallback=0,  # it would print on stdout
         )

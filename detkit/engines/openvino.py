@@ -24,8 +24,8 @@ from detkit.engines.graph import (
     refuse,
     thread_count,
 )
+from detkit.engines.onnx import open_session
 from detkit.errors import MissingExtraError, UsageError, WeightsError
-from detkit.onnx_header import check_external_data
 from detkit.weights import ModelCard, read_card
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -57,9 +57,9 @@ class OpenVinoEngine:
         """
         self.path, self.parallel = Path(path), parallel
         self.card: ModelCard = read_card(self.path)
-        if self.path.suffix.lower() == ".onnx":
-            check_external_data(self.path)
         openvino = load_openvino()
+        if self.path.suffix.lower() == ".onnx":  # OpenVINO ends the process where an operator lacks an input
+            open_session(self.path, threads=1, quickly=True)
         self._core = openvino.Core()
         self.precision = _supported(precision, self._core)
         self.name = "openvino" if self.precision == "fp32" else "openvino-bf16"
@@ -106,7 +106,8 @@ class OpenVinoEngine:
                 requests.put(request)
         except Exception as error:  # noqa: BLE001  (as above)
             refuse(self.path, failed, _reason(error), error)
-        return checked_arrays({name: array[:count] for name, array in arrays.items()}, self.card, self.path)
+        found = {name: array[:count] if array.ndim else array for name, array in arrays.items()}
+        return checked_arrays(found, self.card, self.path)
 
     def _slots(self, shape: tuple[int, ...]) -> int:
         """How many canvases to run.

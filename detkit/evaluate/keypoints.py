@@ -131,7 +131,7 @@ def evaluate_keypoints(
         raise UsageError("cannot evaluate", found=f"engine {engine}, max_det {max_det}", expected=expected)
     check_predictions(dataset, predictions)
     wanted, found_points = _truth_points(dataset), _found_points(dataset, predictions)
-    spreads = _checked_sigmas(known_sigmas(dataset, required=True) if sigmas is None else sigmas, wanted.shape[1])
+    spreads = _checked_sigmas(known_sigmas(dataset) if sigmas is None else sigmas, wanted.shape[1])
     truths, found = truth_columns(dataset), found_columns(dataset, predictions)
     ignored = truths.crowd | ~(wanted[..., 2] > 0).any(axis=1)
     rows = [_with_points(annotation_rows(c), p) for c, p in ((truths, wanted), (found, found_points))]
@@ -152,20 +152,13 @@ def evaluate_keypoints(
     )
 
 
-def known_sigmas(dataset: Dataset, *, required: bool) -> ArrayLike | None:
-    """The spreads [P] of a data set's points: those its labels give, else COCO's; None where neither knows them.
+def known_sigmas(dataset: Dataset) -> NDArray[np.float64]:
+    """The spreads [P] of a data set's points: those its labels give, else COCO's.
 
     Raises:
-        UsageError: they are `required`, and not known.
+        UsageError: neither knows them.
     """
-    if dataset.point_sigmas:
-        return dataset.point_sigmas
-    try:
-        return coco_sigmas(dataset.point_names)
-    except UsageError:
-        if required:
-            raise
-        return None
+    return np.array(dataset.point_sigmas) if dataset.point_sigmas else coco_sigmas(dataset.point_names)
 
 
 def coco_sigmas(point_names: Sequence[str]) -> NDArray[np.float64]:

@@ -220,7 +220,7 @@ def _row_means(errors: Floats) -> Floats:
 def _worst(dataset: Dataset, rows: Sequence[tuple[int, int]], means: Floats) -> tuple[BoxError, ...]:
     places = [(dataset.samples[photo].name, row) for photo, row in rows]
     order = np.argsort(-means, kind="stable")[:WORST]
-    return tuple(BoxError(*places[place], float(means[place])) for place in order.tolist())
+    return tuple(BoxError(places[at][0], places[at][1], float(means[at])) for at in order.tolist())
 
 
 def _curve(means: Floats) -> tuple[tuple[float, float], ...]:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from detkit.errors import UsageError
+from detkit.infer.canvas_size import LARGEST_PX, STEP_PX, check_any_size, nearest_side
 from detkit.infer.selection import MAX_DET, Selection
 from detkit.weights import ModelCard
 
 Kind = Literal["onnx", "openvino", "torchscript"]
 Precision = Literal["fp32", "fp16", "int8"]
 SUFFIX_OF: dict[Kind, str] = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript"}
-SIZE_STEP_PX, LARGEST_SIZE_PX = 32, 4096
 
-_OWN_SIZE = ("landmarks", "localize")  # tasks whose networks read their own size only
 _ONE_BOX = ("landmarks", "localize")  # tasks whose boxes never overlap each other
 _LARGEST_BATCH = 1024
 
@@ -53,9 +52,10 @@ class ExportSettings:
         if isinstance(self.batch, int) and not 1 <= self.batch <= _LARGEST_BATCH:
             raise ValueError(f"--batch is {self.batch}; expected 1 to {_LARGEST_BATCH}, or dynamic")
         for side in self.size_hw if isinstance(self.size_hw, tuple) else ():
-            if not SIZE_STEP_PX <= side <= LARGEST_SIZE_PX or side % SIZE_STEP_PX:
-                near = min(max(SIZE_STEP_PX, round(side / SIZE_STEP_PX) * SIZE_STEP_PX), LARGEST_SIZE_PX)
-                raise ValueError(f"--size: {side} is no multiple of {SIZE_STEP_PX} up to {LARGEST_SIZE_PX}; try {near}")
+            if side != nearest_side(side):
+                raise ValueError(
+                    f"--size: {side} is no multiple of {STEP_PX} up to {LARGEST_PX}; try {nearest_side(side)}"
+                )
         if self.to == "torchscript":
             self._check_torchscript()
 
@@ -84,12 +84,12 @@ class ExportSettings:
             raise UsageError("--nms: the model has non-max suppression inside already")
         if self.nms and card.task in _ONE_BOX:
             raise UsageError(f"--nms: a model for {card.task} gives one box; there is nothing to suppress")
+        if card.task == "window" and (self.nms or self.size_hw is not None):
+            option = "--nms" if self.nms else "--size"
+            raise UsageError(f"{option}: a window model looks at each photo in several sizes, which are put together")
         selection = self.selection(card)
         for option, least in (("--conf", min(selection.thresholds(len(card.class_names)))), ("--iou", selection.iou)):
             if self.nms and least <= 0:
                 raise UsageError(f"--nms needs thresholds above 0, and the model's is 0; give {option}")
-        if isinstance(self.size_hw, tuple) and card.task in _OWN_SIZE and self.size_hw != card.input_hw:
-            height, width = card.input_hw
-            raise UsageError(
-                f"--size: a model for {card.task} looks at its own size only", expected=f"{height}x{width}"
-            )
+        if self.size_hw not in (None, card.input_hw):
+            check_any_size(card)

@@ -147,19 +147,21 @@ class GridExplanation:
         return float(self.before.scores[index])
 
 
-def explain_grid(predictor: Predictor, image_rgb: Image) -> GridExplanation:
+def explain_grid(predictor: Predictor, pixels_rgb: Image, full_hw: tuple[int, int] | None = None) -> GridExplanation:
     """Look at one photo as `predictor` does, and keep book of who answers, who stays and who goes.
 
     Args:
-        predictor: of a YOLO model, without tiles. image_rgb: the photo, uint8 [H, W, 3].
+        predictor: of a YOLO model, without tiles. pixels_rgb: the photo, uint8 [H, W, 3].
+        full_hw: its height and width, where it was decoded at a fraction of them, as `detect` does.
     Raises:
         WeightsError: see `check_explainable`.
         UsageError: soft suppression.
     """
-    check_explainable(predictor.card, predictor.path)
+    card = predictor.card
+    check_explainable(card, predictor.path)
     if predictor.selection.nms == "soft":
         raise UsageError("nms", found="soft, which lowers scores and drops no box for another", expected="class")
-    canvas, placement = place(image_rgb, predictor.canvas_hw, predictor.card.fit, predictor.card.pad_value)
+    canvas, placement = place(pixels_rgb, predictor.canvas_hw, card.fit, card.pad_value, image_hw=full_hw)
     outputs = predictor.engine.run(canvas[None])
     boxes_xyxy, scores_matrix, selection = outputs.boxes_xyxy[0], outputs.scores[0], predictor.selection
     levels = grid_levels(predictor.card, predictor.canvas_hw, len(boxes_xyxy), predictor.path)

@@ -16,6 +16,7 @@ from detkit.detections import Detections
 from detkit.engines import Engine, EngineName, open_engine, weights_suffix
 from detkit.errors import UsageError
 from detkit.images import Image, Placement, decode_image, decode_reduced, place
+from detkit.infer.canvas_size import square_canvas
 from detkit.infer.frames import Ended, Frame, Item, Unreadable
 from detkit.infer.landmarks import LandmarkPredictor
 from detkit.infer.pipeline import Event, FrameReader, Stages, run
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from detkit.infer.archive_reader import ArchiveReader
 
 Source = str | Path | Item
-_LARGEST_SIZE_PX = 4096  # beyond it a network needs more memory than machines have; tiles are the way
-_ANY_SIZE = ("yolo", "darknet", "torchvision")  # tasks whose networks are convolutions from the first layer to the last
-_SIZE_STEP_PX = 32  # of the networks here: their coarsest map has one cell for so many pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class Predictor:
         else:
             self.path, self.engine = None, weights
         self.card = self.engine.card
-        self.canvas_hw = self.card.input_hw if size_px is None else _canvas_hw(self.card, size_px)
+        self.canvas_hw = self.card.input_hw if size_px is None else square_canvas(self.card, size_px)
         self.tiling = tiling
         self.windows = open_windows(self.engine, sliding, tiled=tiling is not None)
         if max_det is None and self.card.task == "localize":
@@ -304,15 +302,3 @@ def _archive_reader(items: Sequence[Item]) -> ArchiveReader | None:
     from detkit.infer.archive_reader import ArchiveReader
 
     return ArchiveReader()
-
-
-def _canvas_hw(card: ModelCard, size_px: int) -> tuple[int, int]:
-    """The canvas for a size asked for; networks of convolutions alone work at any, the others at their own."""
-    if card.task not in _ANY_SIZE:
-        raise UsageError(f"a model for {card.task} looks at its own size only", expected=f"{card.input_hw[0]} px")
-    if not _SIZE_STEP_PX <= size_px <= _LARGEST_SIZE_PX or size_px % _SIZE_STEP_PX:
-        near = min(max(_SIZE_STEP_PX, round(size_px / _SIZE_STEP_PX) * _SIZE_STEP_PX), _LARGEST_SIZE_PX)
-        raise UsageError(
-            "size", found=size_px, expected=f"a multiple of {_SIZE_STEP_PX} up to {_LARGEST_SIZE_PX}, such as {near}"
-        )
-    return size_px, size_px

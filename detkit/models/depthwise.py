@@ -1,9 +1,10 @@
 """Depthwise convolutions whose gradients are quick in bfloat16 on a CPU.
 
 oneDNN has fast bfloat16 kernels for the forward pass, but not for two gradients: by the input where the stride is 2
-(50 times slower than in float32) and by a 5x5 weight (3 to 4 times). A third is wrong: the one by the weight where the
-map is smaller than the stride, a single cell, comes from memory nobody wrote to and may be NaN (PyTorch 2.15). These
-are computed in float32 here; the rest stays as it is. With EfficientNet-Lite0 a whole training step becomes nearly twice as fast (`make bench`).
+(50 times slower than in float32) and by a 5x5 weight (3 to 4 times). A third is wrong: that by the weight where the map
+is smaller than the stride, a single cell, is read from memory nobody wrote to and may be NaN (PyTorch 2.15). These are
+computed in float32 here; the rest stays as it is. With EfficientNet-Lite0 a whole training step becomes nearly twice as
+fast (`make bench`).
 """
 
 from __future__ import annotations

@@ -52,8 +52,7 @@ def check_torch_file(path: Path) -> None:
             stream.seek(0)
             for _ in range(_LEGACY_PICKLES):
                 _claimed_bytes(stream, path, None)
-            claimed = _claimed_bytes(stream, path, size)
-            if claimed > size - stream.tell():
+            if _claimed_bytes(stream, path, size) > size - stream.tell():
                 raise WeightsError("damaged, or not whole", file=path, found=f"{size} bytes", expected="more")
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror or error}", file=path) from error
@@ -80,7 +79,8 @@ def _claimed_bytes(stream: BinaryIO, path: Path, size: int | None) -> int:
 
     The numbers in it may add up to twice the file's size (None: to anything).
     """
-    total, claimed = 0, {}
+    total = 0
+    claimed: dict[str, int] = {}
     memo: dict[object, object] = {}
     pushed: list[object] = []  # since the last mark
     try:
@@ -93,7 +93,7 @@ def _claimed_bytes(stream: BinaryIO, path: Path, size: int | None) -> int:
             elif opcode.name in _PUTS:
                 memo[argument] = pushed[-1] if pushed else None
             elif opcode.name == "BINPERSID":  # of "storage", its class, a key, a device, a length
-                claimed[pushed[2]] = _ITEM_BYTES.get(str(pushed[1]), 8) * int(str(pushed[4]))
+                claimed[str(pushed[2])] = _ITEM_BYTES.get(str(pushed[1]), 8) * int(str(pushed[4]))
             elif argument is not None:
                 pushed.append(argument)
                 total += abs(argument) if isinstance(argument, int) else 0
