@@ -14,6 +14,7 @@ from detkit.model_header import SUFFIXES
 from detkit.weights import ModelCard, read_card
 
 _MB = 1_000_000
+_LONGEST_TEXT = 60
 _SHOWN_FIRST = ("data", "images", "boxes", "left_out_images", "left_out_boxes", "epochs", "seed", "minutes")
 _TOLD_ELSEWHERE = ("metrics", "intervals", "val", "val_images", "data_sha256")
 
@@ -61,7 +62,7 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _card_rows(card: ModelCard) -> Iterator[tuple[str, str]]:
     height, width = card.input_hw
     yield "task", card.task
-    yield "network", _plain(card.architecture)
+    yield "network", _plain({key: _shortened(value) for key, value in card.architecture.items()})
     yield "classes", _names(card.class_names)
     if card.point_names:
         yield "points", _names(card.point_names)
@@ -108,6 +109,11 @@ def _digest(path: Path) -> str:
         return sha256_of(path)
     except OSError as error:
         raise WeightsError(f"cannot be read: {error.strerror}", file=path) from error
+
+
+def _shortened(value: Any) -> Any:
+    """A network that is described by a whole file's text is told by the text's length."""
+    return f"of {len(value):,} characters" if isinstance(value, str) and len(value) > _LONGEST_TEXT else value
 
 
 def _names(names: Any) -> str:

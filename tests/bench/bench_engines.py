@@ -189,9 +189,8 @@ def main() -> None:
         for model in models:
             print_table(model, Path(folder), most)
     print("In brackets: times onnxruntime's in fp32. core-ms: of all cores together, at best, batch 1.")
-    print(
-        f"batch px: how far a box moves when photos share a batch. detect's auto takes openvino bf16 from {MANY_PHOTOS} photos on."
-    )
+    print("batch px: how far a box moves when photos share a batch.")
+    print(f"detect's auto takes openvino bf16 from {MANY_PHOTOS} photos on.")
 
 
 if __name__ == "__main__":
