@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from detkit.models.darknet_cfg import parse_cfg
-from detkit.models.darknet_files import DarknetFiles
+from detkit.models.darknet.cfg import parse_cfg
+from detkit.models.darknet.files import DarknetFiles
 
 NAMES = ("red", "blue")
 

@@ -22,9 +22,9 @@ from detkit.errors import UsageError, WeightsError  # noqa: E402
 from detkit.images import place, read_image  # noqa: E402
 from detkit.infer.predictor import Predictor  # noqa: E402
 from detkit.models.checkpoint import load_model  # noqa: E402
-from detkit.models.darknet_cfg import parse_cfg  # noqa: E402
-from detkit.models.darknet_files import DarknetFiles  # noqa: E402
-from detkit.models.darknet_weights import import_darknet  # noqa: E402
+from detkit.models.darknet.cfg import parse_cfg  # noqa: E402
+from detkit.models.darknet.files import DarknetFiles  # noqa: E402
+from detkit.models.darknet.weights import import_darknet  # noqa: E402
 from detkit.train.settings import TrainSettings, resolve  # noqa: E402
 from detkit.weights import read_card  # noqa: E402
 
@@ -106,7 +106,7 @@ def test_files_are_read_without_torch(tmp_path: Path) -> None:
 import sys
 sys.modules["torch"] = None
 from pathlib import Path
-from detkit.models.darknet_files import DarknetFiles, read_darknet
+from detkit.models.darknet.files import DarknetFiles, read_darknet
 print(read_darknet(DarknetFiles(*map(Path, {[str(files.cfg), str(files.weights), str(files.names)]}))).class_names)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -18,10 +18,10 @@ from detkit.errors import WeightsError  # noqa: E402
 from detkit.export import export_onnx  # noqa: E402
 from detkit.models.build import build  # noqa: E402
 from detkit.models.checkpoint import load_model, load_state, save_model  # noqa: E402
-from detkit.models.darknet import Darknet, DarknetSettings, Raw  # noqa: E402
-from detkit.models.darknet_blocks import activated, plain_layer  # noqa: E402
-from detkit.models.darknet_layers import MaxPool, Reorg, Route, ScaleChannels, Shortcut, Upsample  # noqa: E402
-from detkit.models.darknet_weights import import_darknet  # noqa: E402
+from detkit.models.darknet.blocks import activated, plain_layer  # noqa: E402
+from detkit.models.darknet.layers import MaxPool, Reorg, Route, ScaleChannels, Shortcut, Upsample  # noqa: E402
+from detkit.models.darknet.network import Darknet, DarknetSettings, Raw  # noqa: E402
+from detkit.models.darknet.weights import import_darknet  # noqa: E402
 
 
 def network(cfg: str, **settings: float) -> Darknet:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from small_darknet import EVERYTHING, REGION, SQUARED, YOLO
 
 from detkit.errors import WeightsError
-from detkit.models.darknet_cfg import Cfg, parse_cfg
-from detkit.models.darknet_layers import Conv, Head, MaxPool, Route
+from detkit.models.darknet.cfg import Cfg, parse_cfg
+from detkit.models.darknet.layers import Conv, Head, MaxPool, Route
 
 
 def test_shapes_by_hand() -> None:

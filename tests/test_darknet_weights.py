@@ -17,10 +17,10 @@ from small_darknet import EVERYTHING, NAMES, SQUARED, YOLO, count, header, numbe
 from detkit.engines.torch import TorchEngine  # noqa: E402
 from detkit.errors import UsageError, WeightsError  # noqa: E402
 from detkit.images import read_image  # noqa: E402
-from detkit.models.darknet_blocks import HeadConv  # noqa: E402
-from detkit.models.darknet_cfg import parse_cfg  # noqa: E402
-from detkit.models.darknet_files import DarknetFiles  # noqa: E402
-from detkit.models.darknet_weights import cfg_for_training, import_darknet  # noqa: E402
+from detkit.models.darknet.blocks import HeadConv  # noqa: E402
+from detkit.models.darknet.cfg import parse_cfg  # noqa: E402
+from detkit.models.darknet.files import DarknetFiles  # noqa: E402
+from detkit.models.darknet.weights import cfg_for_training, import_darknet  # noqa: E402
 from detkit.nms import nms  # noqa: E402
 
 

@@ -13,7 +13,7 @@ from detkit.errors import UsageError
 
 if TYPE_CHECKING:
     from detkit.export import Proof
-    from detkit.models.darknet import Darknet
+    from detkit.models.darknet.network import Darknet
     from detkit.weights import ModelCard
 
 _SUFFIXES = (".onnx", ".safetensors")
@@ -50,13 +50,13 @@ def darknet(
     """
     if output.suffix.lower() not in _SUFFIXES:
         raise UsageError("--output", found=output, expected=" or ".join(f"a {suffix} file" for suffix in _SUFFIXES))
-    from detkit.models.darknet_files import DarknetFiles, read_darknet
+    from detkit.models.darknet.files import DarknetFiles, read_darknet
 
     read = read_darknet(DarknetFiles(cfg, weights, names))  # what is wrong with a file is said at once
     need_torch("importing")
     from detkit.export import export_onnx
     from detkit.models.checkpoint import save_model
-    from detkit.models.darknet_weights import build_darknet
+    from detkit.models.darknet.weights import build_darknet
 
     model, card = build_darknet(read, fit, licence)
     proof: Proof | None = None

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from detkit.errors import WeightsError
 from detkit.models.backbones import STRIDES
-from detkit.models.darknet import Darknet, DarknetSettings
+from detkit.models.darknet.network import Darknet, DarknetSettings
 from detkit.models.external import TorchvisionSettings, make_external
 from detkit.models.landmarks import Landmarks, LandmarkSettings
 from detkit.models.localize import Localizer, LocalizeSettings

@@ -15,7 +15,7 @@ from detkit.errors import DataError
 from detkit.models.anchors import AnchorFit, Collisions, anchor_fit, count_collisions, kmeans_anchors
 from detkit.models.backbones import STRIDES
 from detkit.models.build import architecture
-from detkit.models.darknet_cfg import parse_cfg
+from detkit.models.darknet.cfg import parse_cfg
 from detkit.train.settings import TrainSettings
 from detkit.weights import ModelCard
 

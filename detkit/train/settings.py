@@ -11,8 +11,8 @@ import torch
 from detkit.errors import UsageError, WeightsError
 from detkit.models.backbones import PRETRAINED, SIZE_MULTIPLE
 from detkit.models.build import with_architecture
-from detkit.models.darknet import DarknetSettings
-from detkit.models.darknet_weights import cfg_for_training
+from detkit.models.darknet.network import DarknetSettings
+from detkit.models.darknet.weights import cfg_for_training
 from detkit.models.external import TorchvisionSettings
 from detkit.models.landmarks import LandmarkSettings
 from detkit.models.localize import LocalizeSettings

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from detkit.allocator import keep_freed_blocks
 from detkit.data.dataset import Dataset, Sample
 from detkit.detections import Detections
 from detkit.images import write_image
@@ -18,7 +19,6 @@ from detkit.models.depthwise import DepthwiseConv2d
 from detkit.models.yolo import Yolo, YoloSettings
 from detkit.train.augment import AugmentSettings
 from detkit.train.loader import EpochPlan, PhotoCache, PhotoCanvases, batches
-from detkit.allocator import keep_freed_blocks
 from detkit.train.optim import OptimSettings, build_optimizer, freeze_stages
 
 BATCH, SIDE, STEPS = 16, 320, 3

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from detkit.errors import UsageError, WeightsError
-from detkit.models.darknet import Darknet, DarknetSettings
-from detkit.models.darknet_blocks import HeadConv
-from detkit.models.darknet_cfg import parse_cfg, resized
-from detkit.models.darknet_files import DarknetFiles, DarknetModel, Floats, read_darknet
-from detkit.models.darknet_sections import read_cfg_text
+from detkit.models.darknet.blocks import HeadConv
+from detkit.models.darknet.cfg import parse_cfg, resized
+from detkit.models.darknet.files import DarknetFiles, DarknetModel, Floats, read_darknet
+from detkit.models.darknet.network import Darknet, DarknetSettings
+from detkit.models.darknet.sections import read_cfg_text
 from detkit.weights import ModelCard
 
 _THRESHOLDS = {"conf": 0.25, "iou": 0.45}  # those of Darknet's own detector

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from detkit.detections import Detections
 from detkit.models.assign import Matches, Targets, assign_by_shape
-from detkit.models.darknet_blocks import ConvLayer, HeadConv, plain_layer
-from detkit.models.darknet_cfg import Cfg, parse_cfg
-from detkit.models.darknet_layers import Conv, Head, Layer, Route, ScaleChannels, Shortcut
+from detkit.models.darknet.blocks import ConvLayer, HeadConv, plain_layer
+from detkit.models.darknet.cfg import Cfg, parse_cfg
+from detkit.models.darknet.layers import Conv, Head, Layer, Route, ScaleChannels, Shortcut
 from detkit.models.depthwise import quicken_depthwise
 from detkit.models.losses import ciou_pairs
 from detkit.models.network import Network

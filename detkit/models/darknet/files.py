@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detkit.errors import WeightsError
-from detkit.models.darknet_cfg import Cfg, parse_cfg
-from detkit.models.darknet_sections import read_cfg_text
+from detkit.models.darknet.cfg import Cfg, parse_cfg
+from detkit.models.darknet.sections import read_cfg_text
 
 Floats = NDArray[np.float32]
 

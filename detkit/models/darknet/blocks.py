@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detkit.models.darknet_layers import AvgPool, Conv, Layer, MaxPool, Reorg, Route, ScaleChannels, Shortcut, Upsample
+from detkit.models.darknet.layers import AvgPool, Conv, Layer, MaxPool, Reorg, Route, ScaleChannels, Shortcut, Upsample
 
 _LEAK = 0.1
 _NORM_EPS = 1e-6

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from detkit.models.darknet_keys import ANYWHERE, HARMLESS, ONLY
-from detkit.models.darknet_layers import (
+from detkit.models.darknet.keys import ANYWHERE, HARMLESS, ONLY
+from detkit.models.darknet.layers import (
     ACTIVATIONS,
     AvgPool,
     Conv,
@@ -23,7 +23,7 @@ from detkit.models.darknet_layers import (
     Shortcut,
     Upsample,
 )
-from detkit.models.darknet_sections import Section, read_sections
+from detkit.models.darknet.sections import Section, read_sections
 
 _SIDE_STEP_PX, _MAX_SIDE_PX = 32, 4096
 _MAX_FILTERS, _MAX_SIZE = 1 << 16, 64

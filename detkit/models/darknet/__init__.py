@@ -1,0 +1,1 @@
+"""Darknet models: their cfg and weights files, and the network they describe."""
