@@ -31,7 +31,7 @@ class ModelCard:
     """What a model file says of itself; JSON under the metadata key `detkit` in .onnx and .safetensors.
 
     Args:
-        task: "yolo" or "landmarks" (later "localize", "window").
+        task: what it learnt, a key of `models.build.FAMILIES`: "yolo", "landmarks", "localize", "window" ...
         architecture: how to build the network again, the arguments of `models.build`.
         class_names: names in label order.
         input_hw: canvas height and width in pixels.

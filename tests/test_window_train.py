@@ -118,10 +118,10 @@ def test_positives_show_their_object_and_negatives_none(shapes: Dataset) -> None
             photo, row = crops.objects[index // 2]
             own = windows_cxcys(shapes.samples[photo].truth.boxes_xyxy[[row]], 0.1)[0]
             window = crops._on_object(own, rng)
-            assert overlap_with(window[None], shapes.samples[photo].truth, 0.1)[0] >= 0.65
+            assert overlap_with(window[None], shapes.samples[photo].truth, 0.1)[0] >= 0.7
         elif index // 2 < len(shapes):
             window = crops._background(index // 2, rng)
-            assert overlap_with(window[None], shapes.samples[index // 2].truth, 0.1)[0] < 0.4
+            assert overlap_with(window[None], shapes.samples[index // 2].truth, 0.1)[0] < 0.5
             height, width = shapes.samples[index // 2].truth.size_hw
             assert window[2] >= WINDOW_PX / 2
             assert (window[:2] - window[2] / 2 >= -window[2] / 4 - 1e-6).all()
@@ -202,7 +202,7 @@ def test_hard_negatives_are_windows_of_background_that_score(shapes: Dataset, tm
         rows = hard_negatives(fit.canvases, detector, photo)
         assert 0 < len(rows) <= 30  # a network that has learnt nothing takes everything for an object
         assert (rows[:, 0] == photo).all()
-        assert (overlap_with(rows[:, 1:], sample.truth, 0.1) < 0.4).all()
+        assert (overlap_with(rows[:, 1:], sample.truth, 0.1) < 0.5).all()
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,8 @@ class ExampleSettings:
     """
 
     margin: float = 0.1
-    positive_iou: float = 0.65
-    negative_iou: float = 0.4
+    positive_iou: float = 0.7
+    negative_iou: float = 0.5
     repeats: int = 4
     negatives: int = 3
     near: float = 0.3
