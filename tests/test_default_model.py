@@ -85,7 +85,7 @@ def test_face_and_points_together_on_a_sample_photo() -> None:
     point = dict(zip(names, found.points_xyv[0, :, :2], strict=True))
     assert all(x1 < x < x2 and y1 < y < y2 for x, y in point.values())
     assert point["left_eye"][1] < point["nose"][1] < point["mouth_left"][1]
-    names = {"street", "street-small", "street-large", "face", "face-landmarks"}
+    names = {"street", "street-small", "street-large", "face", "face-landmarks", "face-window"}
     assert names == {model.name for model in read_manifest()[1] if not model.url}
 
 

@@ -81,7 +81,7 @@ def read_run(path: Path) -> RunRecord:
     done = rows[-1]["epoch"] if rows else _whole(summary.get("epochs")) or _whole(training.get("epochs_done")) or 0
     task = _text(settings.get("task")) if card is None else card.task
     table = task if f"{task}.backbone" in settings else "model"
-    backbone = settings.get(f"{table}.backbone") if card is None else card.architecture.get("backbone")
+    backbone = settings.get(f"{table}.backbone") if card is None else _network_name(card)
     source = settings.get("data")
     time_min = _number(settings.get("time_min")) or None
     return RunRecord(
@@ -241,6 +241,11 @@ def _number(value: object) -> float | None:
 
 def _whole(value: object) -> int | None:
     return value if type(value) is int and value >= 0 else None
+
+
+def _network_name(card: ModelCard) -> object:
+    """What a card calls its network: by its backbone, or as torchvision does."""
+    return card.architecture.get("backbone", card.architecture.get("name"))
 
 
 def _text(value: object) -> str | None:

@@ -29,7 +29,7 @@ from detkit.train.settings import TrainSettings
 from detkit.train.window_crops import WindowCrops, learnable_objects, mean_shapes, overlap_with, smallest_px
 from detkit.weights import ModelCard
 
-_CONF, _IOU = 0.95, 0.3  # objects are far rarer among all windows of a photo than among those of the training
+_CONF, _IOU = 0.9, 0.3  # objects are far rarer among all windows of a photo than among those of the training
 _MINING = Sliding(scale_step=1.5)  # coarser than in use: a third of the time, and enough to learn from
 _MINING_STREAM = 4  # sets the draw of the photos apart from others of the same seed
 _HARD_SCORE = 0.05  # a window of background with this score or more is hard
