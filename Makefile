@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PIP_FLAGS = -qq --disable-pip-version-check
 PHOTOS = tests/data/photos
+PARALLEL = -n auto --maxprocesses 4 --dist worksteal
 
 .PHONY: help setup demo test test-all lint format bench clean
 .DEFAULT_GOAL := help
@@ -28,10 +29,10 @@ demo: .venv-demo/.stamp ## find objects in the sample photos, with the core inst
 	@echo "annotated pictures: $(CURDIR)/out/demo"
 
 test: setup ## the tests, without the slow ones
-	.venv/bin/python -m pytest -q --durations=10
+	.venv/bin/python -m pytest -q $(PARALLEL) --durations=10
 
 test-all: setup ## every test
-	.venv/bin/python -m pytest -q --durations=10 -m ''
+	.venv/bin/python -m pytest -q $(PARALLEL) --durations=10 -m ''
 
 lint: setup ## ruff and mypy
 	.venv/bin/ruff check .

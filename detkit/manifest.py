@@ -120,6 +120,12 @@ def weights_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "weights"
 
 
+def is_shipped(path: Path) -> bool:
+    """Is it a file that comes with detkit, which must keep its sha256?"""
+    _, models = read_manifest()
+    return any(not model.url and path.resolve() == (weights_folder() / model.file).resolve() for model in models)
+
+
 def user_folder() -> Path:
     """Where pulled models lie: `detkit/weights` in the user's folder for applications' data."""
     windows = sys.platform == "win32"
@@ -155,7 +161,7 @@ def models_named(name: str) -> list[ModelFile]:
     _, models = read_manifest()
     found = [model for model in models if model.name == name]
     if not found:
-        raise WeightsError(f"no model {name[:60]!r} in the list of models{_nearest(Path(name), models)}")
+        raise WeightsError(f"no model {name[:60]!r} in the list of models{_nearest(Path(name), models, files=False)}")
     return found
 
 
@@ -179,10 +185,10 @@ def _is_bare(name_or_path: str | Path) -> bool:
     return path.name == str(name_or_path) and path.suffix.lower() not in SUFFIXES
 
 
-def _nearest(path: Path, models: tuple[ModelFile, ...]) -> str:
-    """A hint: the model names and neighbouring files that look like `path`."""
+def _nearest(path: Path, models: tuple[ModelFile, ...], *, files: bool = True) -> str:
+    """A hint: the model names and, with `files`, neighbouring files that look like `path`."""
     try:
-        beside = {p.name: str(p) for p in path.parent.iterdir() if p.suffix.lower() in SUFFIXES}
+        beside = {p.name: str(p) for p in path.parent.iterdir() if files and p.suffix.lower() in SUFFIXES}
     except OSError:
         beside = {}
     known = {model.name: model.name for model in models} | beside

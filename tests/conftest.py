@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests that run side by side share the cores: one thread each, also in PyTorch
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -282,11 +282,14 @@ def test_a_video_on_a_full_disk_is_exit_6_and_leaves_no_half_video(here: Path) -
         json.loads(line)
 
 
-@pytest.mark.parametrize("how", ["--jsonl -", "--json", "--no-pictures"])
-def test_a_reader_that_has_enough_is_exit_141(how: str, here: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "reader"),
+    [("--jsonl -", "head -c 100"), ("--json", "head -c 100"), ("--no-pictures", "true")],  # a table fits into the pipe
+)
+def test_a_reader_that_has_enough_is_exit_141(how: str, reader: str, here: Path) -> None:
     for number in range(4, 400):
         (here / f"photos/{number}.png").hardlink_to(here / "photos/0.png")
-    line = " ".join(command("photos", how)) + " | head -c 100 | wc -l; echo ${PIPESTATUS[0]}"
+    line = " ".join(command("photos", how)) + f" | {reader} | wc -l; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert done.stdout.split()[-1] == "141"
     assert "Traceback" not in done.stderr

@@ -33,8 +33,8 @@ COMMANDS = {  # name -> ("module:attribute" under detkit.cli, the line `detkit -
     "repro": ("repro:repro", "Do the first steps of a training run again and compare them to the last bit."),
     "runs": ("runs:runs", "List training runs: how far they came, how good they are."),
     "data": ("data:app", "Check, mend, convert, split and describe labelled photos."),
-    "explain": ("explain:app", "Show which cell and anchor of a YOLO model answered, and which boxes had to go."),
-    "import": ("import_:app", "Turn other programs' models into detkit's: Darknet's."),
+    "explain": ("explain:app", "Show why a model found what it found: cells and anchors, or the windows of a sliding one."),
+    "import": ("import_:app", "Turn other programs' models into detkit's: Darknet's, torchvision's."),
     "weights": ("weights:app", "List the models that have names, show a model's card, verify and fetch files."),
 }
 _CLOSED_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
@@ -112,7 +112,7 @@ def _usage_problem(error: typer.TyperException) -> int:
     """Say in one line what is wrong with the command line."""
     context = getattr(error, "ctx", None)
     command = "detkit" if context is None else context.command_path
-    problem = terminal.one_line(error.format_message()).rstrip(".")
+    problem = terminal.one_line(error.format_message()).rstrip(".") or "a command is missing"  # its help was shown
     terminal.say(f"detkit: error: {problem}; see {command} --help")
     return int(ExitCode.USAGE)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from detkit.cli import options, sliding_options, terminal
 from detkit.cli.explain_options import Out, Photo, picture_file
+from detkit.errors import WeightsError
 
 if TYPE_CHECKING:
     from detkit.infer.explain_ladder import LadderExplanation
     from detkit.infer.pyramid import Level
+    from detkit.weights import ModelCard
 
 DEFAULT_WEIGHTS = "face-window"
 _LISTED = 20  # objects in the table
@@ -64,12 +67,12 @@ def ladder(
     from detkit.infer.explain_ladder_picture import draw_ladder
     from detkit.infer.predictor import Predictor
     from detkit.infer.pyramid import Sliding
-    from detkit.infer.sliding import WindowDetector, check_window_card
+    from detkit.infer.sliding import WindowDetector
     from detkit.weights import find_weights, read_card
 
     file = find_weights(weights, weights_suffix(backend))
     card = read_card(file)
-    check_window_card(card)
+    _check_window_model(card, file)
     image_rgb = read_image(photo)
     target = picture_file(out, photo, "ladder")
     smallest_px = card.input_hw[0] / (1 + 2 * card.crop_margin) if smallest is None else smallest
@@ -91,6 +94,13 @@ def ladder(
     if explained.max_score_difference >= EQUAL_UP_TO:
         terminal.warn(f"the scores differ by more than {EQUAL_UP_TO:g}: {engine.name} rounds, or the model is damaged")
     terminal.say(f"by {file.name} on {engine.name}; picture: {target}")
+
+
+def _check_window_model(card: ModelCard, file: Path) -> None:
+    """Refuse a model that does not slide, by name (WeightsError)."""
+    if card.task != "window":
+        found, expected = f"a model for {card.task!r}", "one trained with --task window"
+        raise WeightsError("is no window model", file=file, found=found, expected=expected)
 
 
 def _warn_of_many(levels: Sequence[Level]) -> None:

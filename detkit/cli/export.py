@@ -215,7 +215,9 @@ def _default_target(source: str, settings: ExportSettings) -> Path:
         parts.append(settings.precision)
     target = Path("-".join(parts) + SUFFIX_OF[settings.to])
     if target.exists():
-        raise UsageError("is there already", file=target, expected="a name with -o, which may be this one")
+        own = Path(source).exists() and target.samefile(source)
+        expected = "another name, with -o" if own else "a name with -o, which may be this one"
+        raise UsageError("is the model itself" if own else "is there already", file=target, expected=expected)
     return target
 
 

@@ -50,6 +50,8 @@ def darknet(
     """
     if output.suffix.lower() not in _SUFFIXES:
         raise UsageError("--output", found=output, expected=" or ".join(f"a {suffix} file" for suffix in _SUFFIXES))
+    if not licence.strip():
+        raise UsageError("--licence", found="an empty text", expected="the licence, or no --licence")
     from detkit.models.darknet.files import DarknetFiles, read_darknet
 
     read = read_darknet(DarknetFiles(cfg, weights, names))  # what is wrong with a file is said at once

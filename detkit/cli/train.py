@@ -72,7 +72,7 @@ Time = Annotated[
     typer.Option("--time", metavar="TIME", help="End after 90s, 30m or 1h30m instead; the schedule is planned for it."),
 ]
 Size = Annotated[
-    int | None, typer.Option("--size", min=32, help="Side of the canvas in pixels (default: 320; of a window: 96).")
+    int | None, typer.Option("--size", min=32, help="Side of the canvas in pixels (default: 320), of a window 96.")
 ]
 BatchSize = Annotated[
     str | None, typer.Option("--batch", metavar="N|auto", help="Canvases per step, of all processes (default: 16).")

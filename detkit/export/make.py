@@ -24,6 +24,7 @@ from detkit.export.quantise import quantise_int8
 from detkit.export.settings import SUFFIX_OF, ExportSettings
 from detkit.export.suppress import with_nms
 from detkit.files import replacing
+from detkit.manifest import is_shipped
 from detkit.weights import ModelCard, read_card
 
 Image = NDArray[np.uint8]
@@ -96,6 +97,8 @@ def check_target(source: Path, target: Path, settings: ExportSettings) -> None:
         raise UsageError(f"--to {settings.to} writes a {suffix} file", file=target, expected=target.with_suffix(suffix))
     if target.exists() and target.samefile(source):
         raise UsageError("is the model itself, which is never changed", file=target, expected="another name with -o")
+    if is_shipped(target):
+        raise UsageError("is a model that comes with detkit", file=target, expected="another name with -o")
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise UsageError("is a folder" if target.is_dir() else "its folder is not there", file=target)
 

@@ -111,6 +111,7 @@ class Predictor:
         check_within_graph(self.selection, self.card, self.path)
         self.landmarks = None if landmarks is None else LandmarkPredictor(landmarks, engine)
         _check_points(self.card, self.landmarks, tiling)
+        _check_localizer(self.card, tiled=tiling is not None, iou=iou, nms=nms)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -293,6 +294,13 @@ def _check_points(card: ModelCard, landmarks: LandmarkPredictor | None, tiling: 
         raise UsageError(what, expected="a detector, and the points as its landmarks")
     if landmarks is not None:
         landmarks.check_detector(card.class_names)
+
+
+def _check_localizer(card: ModelCard, *, tiled: bool, iou: float | None, nms: Suppression) -> None:
+    """Refuse what does nothing, or nothing sensible, with the one box of a localizer (UsageError)."""
+    asked = "tiles" if tiled else "an IoU threshold" if iou is not None else f"nms {nms}" if nms != "class" else ""
+    if card.task == "localize" and asked:
+        raise UsageError("a localizer gives one box for the whole photo", found=asked, expected="none of these")
 
 
 def _archive_reader(items: Sequence[Item]) -> ArchiveReader | None:
