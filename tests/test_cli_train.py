@@ -113,6 +113,7 @@ def test_ctrl_c_leaves_a_run_that_is_usable_and_goes_on(shapes: Path, tmp_path: 
         (["DATA", "--resume", "runs/x"], 2, "--resume"),
         (["DATA", "--weights", "face"], 4, "face.onnx only"),
         (["DATA", "--batch", "many"], 2, "a whole number, or auto"),
+        (["DATA", "--set", "localize.width=64"], 2, "localize.width does nothing with --task yolo"),
         (["DATA", "--time", "soon"], 2, "30m"),
         (["DATA", "--time", "1m", "--epochs", "3"], 2, "contradict"),
         (["DATA", "--task", "landmarks"], 3, "labelled point"),

@@ -178,7 +178,7 @@ def test_what_the_command_refuses(shell: Any, tmp_path: Path, model: Path) -> No
     write_image(tmp_path / "p.png", np.zeros((60, 60, 3), np.uint8))
     write_image(tmp_path / "small.png", np.zeros((60, 8, 3), np.uint8))
     for args, code, said in (
-        (("p.png", "-w", "street"), 4, "is no window model; found task 'yolo'"),
+        (("p.png", "-w", "street"), 4, "street.onnx: is no window model; found a model for 'yolo'"),
         (("small.png", "-w", model), 3, "small.png: is too small for the window model; found 8 x 60 px"),
         (("p.png", "-w", model, "--stride", "6"), 2, "stride in the mode 'conv'; found 6 px"),
         (("p.png", "-w", model, "--scale-step", "1"), 2, "scale step of a window model; found 1.0"),

@@ -33,7 +33,7 @@ COMMANDS = {  # name -> ("module:attribute" under detkit.cli, the line `detkit -
     "repro": ("repro:repro", "Do the first steps of a training run again and compare them to the last bit."),
     "runs": ("runs:runs", "List training runs: how far they came, how good they are."),
     "data": ("data:app", "Check, mend, convert, split and describe labelled photos."),
-    "explain": ("explain:app", "Show why a model found what it found: cells and anchors, or the windows of a sliding one."),
+    "explain": ("explain:app", "Show why a model found what it found: cells and anchors, or sliding windows."),
     "import": ("import_:app", "Turn other programs' models into detkit's: Darknet's, torchvision's."),
     "weights": ("weights:app", "List the models that have names, show a model's card, verify and fetch files."),
 }

@@ -11,7 +11,7 @@ from detkit.allocator import keep_freed_blocks
 from detkit.cli import terminal
 from detkit.cli.detect import Request
 from detkit.cli.detect_results import Results
-from detkit.cli.sliding_options import sliding_of
+from detkit.cli.sliding_options import check, sliding_of
 from detkit.engines import MANY_PHOTOS
 from detkit.errors import DataError, UsageError
 from detkit.infer.frames import Item
@@ -130,7 +130,9 @@ def open_predictor(request: Request, items: Sequence[Item]) -> Predictor:
     photos = len(items) if all(item.kind == "photo" for item in items) else MANY_PHOTOS
     settings = predictor_settings(request)
     if not request.adapter:
-        return Predictor(request.weights, **settings, photos=photos)
+        predictor = Predictor(request.weights, **settings, photos=photos)
+        check(request.sliding, predictor.card.task, request.batch)
+        return predictor
     from detkit.cli.foreign import open_foreign
 
     engine = open_foreign(request.weights, request.adapter, request.names, request.backend, request.size, photos)

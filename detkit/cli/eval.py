@@ -87,7 +87,7 @@ def eval_(
     card = None if file is None else read_card(file) if foreign is None else foreign.card
     _check_extras(extras, file, card)
     if card is not None:
-        sliding_options.check(sliding, card.task)
+        sliding_options.check(sliding, card.task, batch)
     if card is not None and card.task == "landmarks":
         from detkit.cli.eval_points import check_points_options
 

@@ -9,7 +9,12 @@ import typer
 
 Weights = Annotated[
     str | None,
-    typer.Option("--weights", "-w", metavar="FILE|NAME", help="Model: an .onnx, .xml or .safetensors file, or a shipped model's name."),
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="FILE|NAME",
+        help="Model: an .onnx, .xml or .safetensors file, or a shipped model's name.",
+    ),
 ]
 Adapter = Annotated[
     list[str] | None,

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from detkit.errors import UsageError
+
 _WINDOWS = "Window models"
 
 Mode = Annotated[
@@ -56,8 +58,10 @@ def sliding_of(given: dict[str, Any]) -> Any:
     return Sliding(**given) if given else None
 
 
-def check(given: dict[str, Any], task: str) -> None:
-    """Refuse the options for a model of another task (UsageError)."""
+def check(given: dict[str, Any], task: str, batch: int = 1) -> None:
+    """Refuse the options for a model of another task, and a batch of photos for a window model (UsageError)."""
+    if task == "window" and batch != 1:
+        raise UsageError("--batch: a window model looks at photos one by one", found=batch, expected="no --batch")
     if given and task != "window":
         from detkit.infer.sliding import refuse_sliding
 

@@ -175,7 +175,7 @@ def _show_only(fit: Fit, say: Callable[[str], None]) -> None:
                 "the folder for the picture cannot be made", file=picture.parent, found=error.strerror
             ) from error
         fit.show_first_batch(picture)
-        say(f"nothing was trained; the first batch with its anchors: {picture}")
+        say(f"nothing was trained; the first batch: {picture}")
 
 
 def _say_nothing(_text: str) -> None:
@@ -236,9 +236,9 @@ def _external(flags: dict[str, str | int | None]) -> tuple[str, str] | None:
 
 
 def _settings(data: Path | None, weights: str | None, config: Path | None, overrides: list[str]) -> TrainSettings:
+    from detkit.cli.train_checks import check_asked, find_start
     from detkit.config import load
     from detkit.train.settings import WINDOW_PX, TrainSettings, resolve
-    from detkit.weights import find_weights
 
     if config is None and "task=window" in overrides:
         overrides = [f"size_px={WINDOW_PX}", *overrides]
@@ -246,10 +246,12 @@ def _settings(data: Path | None, weights: str | None, config: Path | None, overr
     if data is not None:
         settings = replace(settings, data=data.absolute())
     if weights is not None:
-        settings = replace(settings, start=find_weights(weights, ".safetensors"))
+        settings = replace(settings, start=find_start(weights))
     if settings.data is None:
         raise UsageError("no data set given", expected="detkit train DATA, or --resume DIR")
-    return resolve(settings)
+    settings = resolve(settings)
+    check_asked(overrides, settings)
+    return settings
 
 
 def _begun(settings: TrainSettings, run: Path | None, team: Team, say: Callable[[str], None]) -> Fit:

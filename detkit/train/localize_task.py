@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from detkit.data.dataset import Dataset, Sample
 from detkit.detections import Detections
@@ -16,11 +12,9 @@ from detkit.engines import Engine
 from detkit.evaluate.localization import evaluate_localization, mean_box, one_or_none
 from detkit.infer.predictor import Predictor
 from detkit.train.crops import Photos
-from detkit.train.distributed import Team
-from detkit.train.loader import Batch, CanvasMaker
 from detkit.train.localize_canvases import LocalizeCanvases
-from detkit.train.sampling import epoch_order
 from detkit.train.settings import TrainSettings
+from detkit.train.task import Task
 from detkit.weights import ModelCard
 
 CONF = 0.4  # score from which on an object counts as found
@@ -28,12 +22,10 @@ _VALIDATION_BATCH = 16
 _INTERVALS_OF = ("quality", "LOC", "mean_IoU", "class_accuracy", "pc_accuracy")
 
 
-@dataclass(frozen=True, slots=True)
-class Localization:
-    """One object or none, judged by whether it was found, its class and its IoU together; see `tasks.Task`."""
+class Localization(Task):
+    """One object or none, judged by whether it was found, its class and its IoU together; see `task.Task`."""
 
-    figure: str = "quality"
-    higher_is_better: bool = True
+    figure = "quality"
 
     def usable(self, dataset: Dataset) -> Dataset:
         """The photos with one object or none.
@@ -42,9 +34,6 @@ class Localization:
             DataError: no photo has exactly one.
         """
         return one_or_none(dataset)
-
-    def plan(self, train: Dataset, settings: TrainSettings) -> None:
-        """There are no anchors."""
 
     def card_fields(self, train: Dataset, settings: TrainSettings) -> dict[str, Any]:
         """The threshold, and the mean box that a model is measured against."""
@@ -55,26 +44,6 @@ class Localization:
     def canvases(self, photos: Photos, settings: TrainSettings, card: ModelCard) -> LocalizeCanvases:
         """One canvas for each photo."""
         return LocalizeCanvases(photos, settings.localize_canvas)
-
-    def order(self, canvases: CanvasMaker, train: Dataset, settings: TrainSettings, epoch: int) -> NDArray[np.int64]:
-        """Every photo once, those of rare classes more often where `balance` asks for it."""
-        return epoch_order(train, settings.seed, epoch, settings.balance)
-
-    def before_epoch(
-        self,
-        canvases: CanvasMaker,
-        engine: Callable[[], Engine],
-        progress: float,
-        run: Path,
-        team: Team,
-        *,
-        begun: bool,
-    ) -> None:
-        """Nothing changes."""
-
-    def answering(self, model: Any, batch: Batch) -> list[Detections]:
-        """There are no anchors."""
-        return []
 
     def predict(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
         """The one box of each photo, however low its score."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,26 +15,22 @@ from detkit.engines import Engine
 from detkit.evaluate.landmarks import evaluate_landmarks
 from detkit.infer.landmarks import LandmarkPredictor
 from detkit.train.crops import BoxCrops, Photos, card_fields, listed_shape
-from detkit.train.distributed import Team
-from detkit.train.loader import Batch, CanvasMaker
+from detkit.train.loader import CanvasMaker
 from detkit.train.settings import TrainSettings
+from detkit.train.task import Task
 from detkit.weights import ModelCard
 
 
-@dataclass(frozen=True, slots=True)
-class Landmarking:
-    """Points, judged by their mean error; see `tasks.Task`."""
+class Landmarking(Task):
+    """Points, judged by their mean error; see `task.Task`."""
 
-    figure: str = "NME"
-    higher_is_better: bool = False
+    figure = "NME"
+    higher_is_better = False
 
     def usable(self, dataset: Dataset) -> Dataset:
         """Every photo: `canvases` takes the boxes that have points; a split without any is refused."""
         labelled_boxes(dataset)
         return dataset
-
-    def plan(self, train: Dataset, settings: TrainSettings) -> None:
-        """There are no anchors."""
 
     def card_fields(self, train: Dataset, settings: TrainSettings) -> dict[str, Any]:
         """The points, the crop, and the mean shape that a model is measured against."""
@@ -49,22 +43,6 @@ class Landmarking:
     def order(self, canvases: CanvasMaker, train: Dataset, settings: TrainSettings, epoch: int) -> NDArray[np.int64]:
         """Every box once."""
         return np.random.default_rng((settings.seed, epoch)).permutation(len(canvases))
-
-    def before_epoch(
-        self,
-        canvases: CanvasMaker,
-        engine: Callable[[], Engine],
-        progress: float,
-        run: Path,
-        team: Team,
-        *,
-        begun: bool,
-    ) -> None:
-        """Nothing changes."""
-
-    def answering(self, model: Any, batch: Batch) -> list[Detections]:
-        """There are no anchors."""
-        return []
 
     def predict(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
         """The labelled boxes with the points found on them."""

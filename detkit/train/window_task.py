@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ from detkit.infer.pyramid import Sliding
 from detkit.infer.sliding import WindowDetector
 from detkit.nms import nms
 from detkit.train.distributed import Team
-from detkit.train.loader import Batch, CanvasMaker, PhotoCache
+from detkit.train.loader import CanvasMaker, PhotoCache
 from detkit.train.settings import TrainSettings
+from detkit.train.task import Task
 from detkit.train.window_crops import WindowCrops, learnable_objects, mean_shapes, overlap_with, smallest_px
 from detkit.weights import ModelCard
 
@@ -37,19 +37,10 @@ _HARD_IOU = 0.5  # of hard windows that overlap more, the worst one does
 _HARD_PER_PHOTO = 30
 
 
-@dataclass(frozen=True, slots=True)
-class Windowing:
+class Windowing(Task):
     """Objects in windows, judged by COCO's AP50: a box is as exact as the grid and the scales, so AP says little."""
 
-    figure: str = "AP50"
-    higher_is_better: bool = True
-
-    def usable(self, dataset: Dataset) -> Dataset:
-        """Every photo: `canvases` takes the boxes that are large enough."""
-        return dataset
-
-    def plan(self, train: Dataset, settings: TrainSettings) -> None:
-        """There are no anchors to choose from."""
+    figure = "AP50"
 
     def card_fields(self, train: Dataset, settings: TrainSettings) -> dict[str, Any]:
         """The room around an object, the box that is drawn for each class, and the thresholds."""
@@ -111,10 +102,6 @@ class Windowing:
         kept = [np.load(path) for path in earlier if path.is_file()] if team.leads else []
         canvases.hard = team.from_leader(np.concatenate([np.zeros((0, 4)), *kept]))
         canvases.mining_round = due
-
-    def answering(self, model: Any, batch: Batch) -> list[Detections]:
-        """There are no anchors."""
-        return []
 
     def predict(self, engine: Engine, samples: Sequence[Sample]) -> list[Detections]:
         """Boxes down to COCO's lowest scores; none on a photo too small for the window."""
