@@ -130,7 +130,7 @@ def test_openvino_writes_two_files_that_detect_runs() -> None:
         (["--to", "openvino", "-o", "m.onnx"], "writes a .xml file"),
         (["-o", "m.onnx"], "never changed"),
         (["-o", "nowhere/m.onnx"], "folder is not there"),
-        ([], "is there already"),
+        ([], "is the model itself"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], message: str) -> None:

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from detkit.cli import options, terminal
+from detkit.cli.import_output import canvas_of, check_request, facts_of, say_written, write_model
 from detkit.cli.train import need_torch
-from detkit.errors import UsageError
 
 if TYPE_CHECKING:
     from detkit.export import Proof
     from detkit.models.darknet.network import Darknet
     from detkit.weights import ModelCard
-
-_SUFFIXES = (".onnx", ".safetensors")
 
 
 def darknet(
@@ -48,24 +46,15 @@ def darknet(
 
     Example:  detkit import darknet yolov3-tiny.cfg yolov3-tiny.weights --names coco.names -o yolov3-tiny.onnx
     """
-    if output.suffix.lower() not in _SUFFIXES:
-        raise UsageError("--output", found=output, expected=" or ".join(f"a {suffix} file" for suffix in _SUFFIXES))
-    if not licence.strip():
-        raise UsageError("--licence", found="an empty text", expected="the licence, or no --licence")
+    check_request(output, licence)
     from detkit.models.darknet.files import DarknetFiles, read_darknet
 
     read = read_darknet(DarknetFiles(cfg, weights, names))  # what is wrong with a file is said at once
     need_torch("importing")
-    from detkit.export import export_onnx
-    from detkit.models.checkpoint import save_model
     from detkit.models.darknet.weights import build_darknet
 
     model, card = build_darknet(read, fit, licence)
-    proof: Proof | None = None
-    if output.suffix.lower() == ".onnx":
-        proof = export_onnx(model, card, output)
-    else:
-        save_model(output, model, card)
+    proof = write_model(model, card, output)
     facts = _facts(model, card, output, proof)
     _say(facts)
     if as_json:
@@ -77,32 +66,20 @@ def darknet(
 
 def _facts(model: Darknet, card: ModelCard, output: Path, proof: Proof | None) -> dict[str, Any]:
     heads = [{"stride_px": head.stride_px, "anchors_wh_px": head.anchors_wh_px} for head in model.cfg.heads]
-    return {
-        "file": str(output),
+    return facts_of(card, output, proof) | {
         "cfg": card.training["cfg"],
         "layers": len(model.cfg.layers),
         "weights": sum(conv.parameters for _, conv in model.cfg.convs),
-        "classes": card.class_names,
-        "input_hw": card.input_hw,
-        "fit": card.fit,
         "photos_seen": card.training["photos_seen"],
         "heads": heads,
-        "proof": None if proof is None else {"box_px": proof.box_px, "score": proof.score},
     }
 
 
 def _say(facts: dict[str, Any]) -> None:
     """What was read, and that it holds."""
-    height, width = facts["input_hw"]
-    shape = f"{width} x {height} px, photos {'stretched' if facts['fit'] == 'stretch' else 'letterboxed'}"
     counts = f"{facts['layers']} layers, {facts['weights']:,} weights, {len(facts['classes'])} classes"
-    terminal.say(f"{facts['cfg']}: {counts}, {shape}")
-    proof = facts["proof"]
-    if proof is None:
-        terminal.say(f"{facts['file']}: written; to train on: detkit train DATA --weights {facts['file']}")
-    else:
-        same = f"gives the network's boxes to {proof['box_px']:.1g} px and scores to {proof['score']:.1g}"
-        terminal.say(f"{facts['file']}: written; it {same}")
+    terminal.say(f"{facts['cfg']}: {counts}, {canvas_of(facts)}")
+    say_written(facts)
 
 
 def _sizes(anchors_wh_px: Any) -> str:

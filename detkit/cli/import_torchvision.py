@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detkit.cli import options, terminal
+from detkit.cli.import_output import canvas_of, check_request, facts_of, say_written, write_model
 from detkit.cli.train import need_torch
 from detkit.errors import UsageError
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from detkit.export import Proof
     from detkit.weights import ModelCard
 
-_SUFFIXES = (".onnx", ".safetensors")
 _MOST_NAMES_BYTES = 1 << 20
 
 
@@ -51,22 +51,15 @@ def torchvision(
 
     Example:  detkit import torchvision ssdlite.pth --model ssdlite320_mobilenet_v3_large -o ssdlite.onnx
     """
-    if output.suffix.lower() not in _SUFFIXES:
-        raise UsageError("--output", found=output, expected=" or ".join(f"a {suffix} file" for suffix in _SUFFIXES))
+    check_request(output, licence)
     from detkit.models.pickle_scan import check_torch_file
 
     check_torch_file(file)  # a bad one is refused at once, before PyTorch is loaded
     need_torch("importing")
-    from detkit.export import export_onnx
-    from detkit.models.checkpoint import save_model
     from detkit.models.external_weights import import_torchvision
 
     network, card = import_torchvision(file, model, None if names is None else _read_names(names), size, licence)
-    proof: Proof | None = None
-    if output.suffix.lower() == ".onnx":
-        proof = export_onnx(network, card, output)
-    else:
-        save_model(output, network, card)
+    proof = write_model(network, card, output)
     weights = sum(parameter.numel() for parameter in network.parameters())
     facts = _facts(card, output, proof) | {"weights": weights}
     _say(facts)
@@ -85,26 +78,16 @@ def _read_names(path: Path) -> list[str]:
 
 
 def _facts(card: ModelCard, output: Path, proof: Proof | None) -> dict[str, Any]:
-    return {
-        "file": str(output),
+    return facts_of(card, output, proof) | {
         "model": card.architecture["name"],
-        "classes": card.class_names,
         "points": len(card.point_names),
-        "input_hw": card.input_hw,
-        "fit": card.fit,
-        "proof": None if proof is None else {"box_px": proof.box_px, "score": proof.score},
     }
 
 
 def _say(facts: dict[str, Any]) -> None:
     """What was read, and that it holds."""
-    height, width = facts["input_hw"]
-    shape = f"{width} x {height} px, photos {'stretched' if facts['fit'] == 'stretch' else 'letterboxed'}"
     points = f", {facts['points']} points" if facts["points"] else ""
-    terminal.say(f"{facts['model']}: {facts['weights']:,} weights, {len(facts['classes'])} classes{points}, {shape}")
-    proof = facts["proof"]
-    if proof is None:
-        terminal.say(f"{facts['file']}: written; to train on: detkit train DATA --weights {facts['file']}")
-    else:
-        same = f"gives the network's boxes to {proof['box_px']:.1g} px and scores to {proof['score']:.1g}"
-        terminal.say(f"{facts['file']}: written; it {same}")
+    terminal.say(
+        f"{facts['model']}: {facts['weights']:,} weights, {len(facts['classes'])} classes{points}, {canvas_of(facts)}"
+    )
+    say_written(facts)
