@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,9 @@ def open_session(path: Path, threads: int, *, quickly: bool = False) -> tuple[An
 
 
 def reason(error: Exception) -> str:
-    """The line of onnxruntime's report that says what is wrong."""
-    return (str(error).splitlines() or [""])[0]
+    """What onnxruntime's report says is wrong, without its codes and the file's name, which ours has already."""
+    line = (str(error).splitlines() or [""])[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?", "", line)
 
 
 def _session_options(threads: int) -> Any:
