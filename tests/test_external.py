@@ -220,6 +220,21 @@ def test_every_layer_may_learn_and_the_stages_are_cut_by_stride() -> None:
                                 "detector.backbone.body.3.")) for name in frozen)  # fmt: skip
 
 
+@pytest.mark.slow
+def test_points_learn_where_they_can_be_seen() -> None:
+    network = new_network("keypointrcnn_resnet50_fpn", (64, 96), ("person",)).train()
+    boxed = truth((64, 96), [8, 8, 60, 50, 0])
+    points = np.tile(np.array([20.0, 30.0, 2.0], np.float32), (1, 17, 1))
+    raw = network(scenes(2, (64, 96)))
+    seen = network.loss(raw, [replace(boxed, points_xyv=points)] * 2)
+    assert seen["points"].item() > 0
+    seen["points"].backward(retain_graph=True)
+    head = network.detector.roi_heads.keypoint_predictor.kps_score_lowres
+    assert float(head.weight.grad.abs().sum()) > 0
+    hidden = network.loss(raw, [replace(boxed, points_xyv=points * np.array([1, 1, 0], np.float32))] * 2)
+    assert hidden["points"].item() == 0
+
+
 def test_a_few_steps_learn_one_picture() -> None:
     size_hw = (128, 128)
     network = new_network(LITE, size_hw).train()
@@ -285,9 +300,13 @@ def test_coco_layout_has_91_outputs_and_gives_80() -> None:
 
 def test_another_data_set_gets_outputs_of_its_own() -> None:
     start = TorchvisionSettings(LITE, "coco91")
-    assert external_card_fields(start, ("a",))["architecture"] == {"name": LITE, "layout": "plain"}
-    assert external_card_fields(start, COCO_NAMES)["architecture"] == {"name": LITE, "layout": "coco91"}
-    assert external_card_fields(TorchvisionSettings("fcos_resnet50_fpn"), ("a",))["thresholds"]["iou"] == 0.6
+    settings = TrainSettings(task="torchvision", torchvision=start)
+    train: Any = SimpleNamespace(class_names=("a",))
+    assert external_card_fields(train, settings)["architecture"] == {"name": LITE, "layout": "plain"}
+    coco: Any = SimpleNamespace(class_names=COCO_NAMES)
+    assert external_card_fields(coco, settings)["architecture"] == {"name": LITE, "layout": "coco91"}
+    fcos = replace(settings, torchvision=TorchvisionSettings("fcos_resnet50_fpn"))
+    assert external_card_fields(train, fcos)["thresholds"]["iou"] == 0.6
 
 
 def test_a_model_starts_from_one_of_other_classes(tmp_path: Path) -> None:
@@ -339,9 +358,6 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step() -> None:
     train: Any = SimpleNamespace(box_count=1, source="photos")
     plain = TrainSettings(task="torchvision")
     check_external(train, plain)
-    points = replace(plain, torchvision=TorchvisionSettings("keypointrcnn_resnet50_fpn"))
-    with pytest.raises(UsageError, match="can be imported, run and exported, not trained"):
-        check_external(train, points)
     grown = replace(plain, torchvision=TorchvisionSettings("ssd300_vgg16"), grow=0.5)
     with pytest.raises(UsageError, match=r"found 160 px; expected at least 288 px"):
         check_external(train, grown)

@@ -66,7 +66,10 @@ class External(Network):
             kept = (sides > 0).all(1) if truth.crowd is None else (sides > 0).all(1) & ~truth.crowd
             boxes = torch.from_numpy(truth.boxes_xyxy[kept]).to(self.columns.device)
             labels = torch.from_numpy(truth.labels[kept]).to(self.columns.device)
-            found.append({"boxes": boxes, "labels": self.columns[labels]})
+            own = {"boxes": boxes, "labels": self.columns[labels]}
+            if truth.points_xyv is not None:
+                own["keypoints"] = torch.from_numpy(truth.points_xyv[kept]).to(self.columns.device)
+            found.append(own)
         return found
 
 

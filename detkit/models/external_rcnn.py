@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.models.detection.roi_heads import fastrcnn_loss, heatmaps_to_keypoints
+from torchvision.models.detection.roi_heads import fastrcnn_loss, heatmaps_to_keypoints, keypointrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import nms, roi_align
 from torchvision.ops.poolers import LevelMapper
@@ -104,11 +104,32 @@ class TwoStage(External):
         objectness, proposal_box = self._first_loss(raw, targets)
         found = self.propose(raw)
         proposals = [boxes[real] for boxes, real in zip(found.boxes_xyxy, found.real, strict=True)]
-        chosen, _, labels, wanted = self.detector.roi_heads.select_training_samples(proposals, targets)
+        chosen, matched, labels, wanted = self.detector.roi_heads.select_training_samples(proposals, targets)
         index = [torch.full_like(boxes[:, :1], i) for i, boxes in enumerate(chosen)]
         logits, offsets = self._second_stage(raw, torch.cat([torch.cat(index), torch.cat(chosen)], 1))
         classes, box = fastrcnn_loss(logits, offsets, labels, wanted)
-        return {"objectness": objectness, "proposal_box": proposal_box, "class": classes, "box": box}
+        parts = {"objectness": objectness, "proposal_box": proposal_box, "class": classes, "box": box}
+        return parts | ({"points": self._point_loss(raw, chosen, matched, labels, targets)} if self.has_points else {})
+
+    def _point_loss(
+        self,
+        raw: Raw,
+        chosen: list[Tensor],
+        matched: list[Tensor],
+        labels: list[Tensor],
+        targets: list[dict[str, Tensor]],
+    ) -> Tensor:
+        """Cross-entropy over the places of each visible point, on the proposals that show an object."""
+        shows = [own > 0 for own in labels]
+        boxes = [own[mask] for own, mask in zip(chosen, shows, strict=True)]
+        index = [own[mask] for own, mask in zip(matched, shows, strict=True)]
+        rows = [torch.cat([torch.full_like(own[:, :1], i), own], 1) for i, own in enumerate(boxes)]
+        heads = self.detector.roi_heads
+        with _as_computed(raw.maps[0]):
+            pooled = _pool(raw, torch.cat(rows), heads.keypoint_roi_pool)
+            heat = heads.keypoint_predictor(heads.keypoint_head(pooled))
+        found: Tensor = keypointrcnn_loss(heat.float().contiguous(), boxes, [own["keypoints"] for own in targets], index)
+        return found
 
     def anchors(self, raw: Raw) -> Tensor:
         """Anchors [N, 4] xyxy in canvas pixels."""

@@ -15,6 +15,7 @@ from detkit.evaluate.intervals import bootstrap
 from detkit.infer.predictor import Predictor
 from detkit.train.external_task import check_external, external_card_fields
 from detkit.train.loader import Batch, CanvasMaker, PhotoCache, PhotoCanvases
+from detkit.train.point_canvases import PointCanvases
 from detkit.train.prepare import AnchorPlan, plan_anchors
 from detkit.train.reports import Figures
 from detkit.train.settings import TrainSettings
@@ -70,8 +71,14 @@ class ExternalDetection(Detection):
         check_external(train, settings)
 
     def card_fields(self, train: Dataset, settings: TrainSettings) -> dict[str, Any]:
-        """Which output is which class, and the overlap of its non-max suppression."""
-        return external_card_fields(settings.torchvision, train.class_names)
+        """Which output is which class, the overlap of its non-max suppression, and its points where it has some."""
+        return external_card_fields(train, settings)
+
+    def canvases(self, photos: PhotoCache, settings: TrainSettings, card: ModelCard) -> CanvasMaker:
+        """As for other detectors, but for one of points, whose photos are not mixed."""
+        if card.point_names:
+            return PointCanvases(photos, settings.augment, card.flip_pairs, card.pad_value)
+        return PhotoCanvases(photos, settings.augment)
 
     def answering(self, model: Any, batch: Batch) -> list[Detections]:
         """Torchvision keeps its matching to itself."""
