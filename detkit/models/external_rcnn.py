@@ -128,7 +128,9 @@ class TwoStage(External):
         with _as_computed(raw.maps[0]):
             pooled = _pool(raw, torch.cat(rows), heads.keypoint_roi_pool)
             heat = heads.keypoint_predictor(heads.keypoint_head(pooled))
-        found: Tensor = keypointrcnn_loss(heat.float().contiguous(), boxes, [own["keypoints"] for own in targets], index)
+        found: Tensor = keypointrcnn_loss(
+            heat.float().contiguous(), boxes, [own["keypoints"] for own in targets], index
+        )
         return found
 
     def anchors(self, raw: Raw) -> Tensor:
