@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from detkit.cli import main, sliding_options
+from detkit.cli.eval_localize import check_localize_options
+from detkit.cli.eval_options import Extras
 from detkit.engines import Outputs
 from detkit.errors import UsageError, WeightsError
 from detkit.infer.predictor import Predictor
@@ -128,3 +130,23 @@ def test_training_refuses_what_the_run_would_not_follow(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=found):
             check_asked(overrides, settings)
+
+
+def test_a_localizer_has_figures_of_its_own() -> None:
+    extras = Extras((), None, False, False, None, False, None, None, None, None, None, None)
+    check_localize_options(extras, "hotcoco")
+    with pytest.raises(UsageError, match="--engine computes COCO's figures"):
+        check_localize_options(extras, "pycocotools")
+
+
+def test_the_photos_of_a_detector_of_points_are_never_mixed() -> None:
+    pytest.importorskip("torch", reason="training needs the train extra")
+    from detkit.cli.train_checks import check_asked
+    from detkit.models.external import TorchvisionSettings
+    from detkit.train.settings import TrainSettings
+
+    points = TrainSettings(task="torchvision", torchvision=TorchvisionSettings("keypointrcnn_resnet50_fpn"))
+    check_asked(["task=torchvision", "augment.flip=0", "augment.zoom=[0.8, 1.2]"], points)
+    with pytest.raises(UsageError, match=r"augment\.mosaic does nothing for a detector of points"):
+        check_asked(["task=torchvision", "augment.mosaic=0.5"], points)
+    check_asked(["task=torchvision", "augment.mosaic=0.5"], TrainSettings(task="torchvision"))

@@ -85,7 +85,7 @@ def eval_(
         _refuse_model_options(given | {"--backend": backend != "auto", "--batch": batch != 1})
     file, foreign = (None, None) if predictions is not None else own.model(weights, adapter, names, backend)
     card = None if file is None else read_card(file) if foreign is None else foreign.card
-    _check_extras(extras, file, card)
+    _check_extras(extras, file, card, engine)
     if card is not None:
         sliding_options.check(sliding, card.task, batch)
     if card is not None and card.task == "landmarks":
@@ -126,13 +126,13 @@ def _refuse_model_options(given: dict[str, Any]) -> None:
             raise UsageError(f"{option} is for a model; --predictions has its boxes already")
 
 
-def _check_extras(extras: Extras, file: Path | None, card: ModelCard | None) -> None:
+def _check_extras(extras: Extras, file: Path | None, card: ModelCard | None, engine: own.FiguresEngine) -> None:
     """Refuse what this model, or stored boxes, cannot give, and what needs an extra that is not installed."""
     target = extras.thresholds_to
     if card is not None and card.task == "localize":
         from detkit.cli.eval_localize import check_localize_options
 
-        check_localize_options(extras)
+        check_localize_options(extras, engine)
     if card is not None and card.task != "landmarks" and extras.oks:
         raise UsageError("--oks measures points, and this model finds boxes", expected="--predictions with points")
     if target is not None and target.suffix.lower() in COPIES and (file is None or target.suffix != file.suffix):

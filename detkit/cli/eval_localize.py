@@ -11,6 +11,7 @@ from detkit.cli.eval_options import Extras
 from detkit.data.dataset import Dataset
 from detkit.engines import EngineName
 from detkit.errors import UsageError
+from detkit.evaluate.coco_engines import Engine
 from detkit.evaluate.columns import results_list
 from detkit.evaluate.localization import LocalizationResult, baseline_of_card, evaluate_localization, one_or_none
 from detkit.files import replacing
@@ -28,8 +29,10 @@ _MEANINGS = {
 }
 
 
-def check_localize_options(extras: Extras) -> None:
+def check_localize_options(extras: Extras, engine: Engine) -> None:
     """Refuse an option that a localizer has nothing for, before any long work (UsageError)."""
+    if engine != "hotcoco":
+        raise UsageError("--engine computes COCO's figures; a localizer has its own", found=engine, expected="none")
     given = [*extras.for_boxes(), *(["--plots"] if extras.plots is not None else [])]
     if given:
         raise UsageError(f"{given[0]} is about many boxes a photo; this is a localizer, of one object or none")

@@ -12,6 +12,9 @@ from detkit.weights import find_weights
 if TYPE_CHECKING:
     from detkit.train.settings import TrainSettings
 
+_OF_POINT_CANVASES = tuple(
+    f"augment.{name}" for name in ("zoom", "flip", "hue_deg", "saturation", "brightness", "contrast")
+)
 _CANVASES = {"landmarks": "crop", "localize": "localize_canvas", "window": "examples"}  # of other tasks: augment
 
 
@@ -47,6 +50,10 @@ def check_asked(overrides: Sequence[str], settings: TrainSettings) -> None:
     if settings.start is not None and backbone not in (None, settings.network.backbone):
         brings = "a model to start from brings its own network; leave --backbone out"
         raise UsageError(brings, found=backbone, expected=settings.network.backbone)
+    if task == "torchvision" and settings.torchvision.name.startswith("keypoint"):
+        for key in given:
+            if key.startswith("augment.") and key not in _OF_POINT_CANVASES:
+                raise UsageError(f"{key} does nothing for a detector of points", expected=", ".join(_OF_POINT_CANVASES))
     own = {TABLES[task], _CANVASES.get(task, "augment")}
     others = ({*TABLES.values(), *_CANVASES.values(), "augment"}) - own
     for key in given:

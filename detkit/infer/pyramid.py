@@ -56,7 +56,7 @@ class Sliding:
         if self.stride_px is None:
             return own_px
         if self.mode == "conv" and self.stride_px % own_px:
-            expected = f"a multiple of {own_px} px, the network's; the mode 'window' knows any"
+            expected = f"a multiple of {own_px} px, the network's; window by window, any would do"
             raise UsageError("stride in the mode 'conv'", found=f"{self.stride_px} px", expected=expected)
         return self.stride_px
 
